@@ -1,0 +1,1 @@
+"""The store: pool, named queries and migrations of everything kept in PostgreSQL."""

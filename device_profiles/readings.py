@@ -1,0 +1,171 @@
+"""The reading types: what a device said, typed, with a unit in every field name.
+
+`Telemetry` is the lean form that decoders produce and the ingest blocks are built from;
+`DustReading`, `CraneReading` and `Detections` are the stored readings as detectors and
+people see them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from device_profiles.errors import Reason
+from device_profiles.vocabulary import Kind, Series
+
+
+class Telemetry(msgspec.Struct, frozen=True, gc=False):
+    """One decoded reading, not yet stored.
+
+    Attributes:
+        reported_us: The device's own time, microseconds since 1970 UTC.
+        values: One float per quantity of the kind, in the order of the vocabulary; NaN where
+            the device said nothing.
+        series: What the time means, a value of `Series`.
+        seq: The device's own counter, if it has one.
+        alarms: Names of active alarms (cranes); None where the device says nothing of alarms.
+        extra: JSON object text of names the vocabulary does not know; None if there are none.
+    """
+
+    reported_us: int
+    values: tuple[float, ...]
+    series: int = 0
+    seq: int | None = None
+    alarms: tuple[str, ...] | None = None
+    extra: bytes | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A part of a message that was not taken.
+
+    Attributes:
+        reason: The class of fault.
+        detail: One line naming the value and the rule it broke.
+        field: The quantity refused, or None when a whole reading was refused.
+        value: The offending value as text, bounded.
+    """
+
+    reason: Reason
+    detail: str
+    field: str | None = None
+    value: str | None = None
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """What one message held.
+
+    Attributes:
+        readings: The readings, in the order of the message.
+        refused: What was refused of it; values refused leave their reading in `readings`.
+    """
+
+    readings: list[Telemetry]
+    refused: tuple[Refused, ...] = ()
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the bytes of a reading lie: a message of a raw segment.
+
+    Attributes:
+        worker: The consumer that wrote the segment.
+        number: Number of the segment, without gaps for one worker.
+        index: Position of the message in it.
+    """
+
+    worker: int
+    number: int
+    index: int
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What all stored readings share.
+
+    Attributes:
+        site: Site id.
+        device: Device id, unique within the site.
+        series: What `observed_at` means.
+        observed_at: The device's time, repaired if need be; aware, UTC.
+        received_at: Our time when the bytes came; aware, UTC.
+        source: Where the raw bytes lie.
+    """
+
+    site: str
+    device: str
+    observed_at: datetime
+    received_at: datetime
+    source: Source
+    series: Series = Series.INSTANT
+
+
+class DustReading(Reading, frozen=True, kw_only=True):
+    """A dust-and-noise monitor's reading; None is "not said"."""
+
+    pm2_5_ug_m3: float | None = None
+    pm10_ug_m3: float | None = None
+    tsp_ug_m3: float | None = None
+    noise_db: float | None = None
+    leq_db: float | None = None
+    temperature_c: float | None = None
+    humidity_pct: float | None = None
+    pressure_kpa: float | None = None
+    wind_speed_m_s: float | None = None
+    wind_direction_deg: float | None = None
+    rain_mm_h: float | None = None
+
+
+class CraneReading(Reading, frozen=True, kw_only=True):
+    """A tower crane's reading; None is "not said"."""
+
+    slew_deg: float | None = None
+    trolley_m: float | None = None
+    hook_height_m: float | None = None
+    luff_deg: float | None = None
+    load_t: float | None = None
+    rated_load_t: float | None = None
+    moment_pct: float | None = None
+    wind_speed_m_s: float | None = None
+    tilt_deg: float | None = None
+    falls: float | None = None
+    alarms: tuple[str, ...] | None = None
+
+
+class Box(msgspec.Struct, frozen=True, gc=False):
+    """One detected object.
+
+    Attributes:
+        label: Class name of the model.
+        score: 0 to 1, rounded to 1e-3.
+        box: x1, y1, x2, y2 in pixels of the original picture, rounded to 1e-3.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class Detections(Reading, frozen=True, kw_only=True):
+    """What a model saw on one frame: a reading like any other.
+
+    Attributes:
+        frame_sha256: Hash of the original picture, hexadecimal.
+        model_sha256: Hash of the model file, hexadecimal.
+        width: Width of the original, pixels.
+        height: Height of the original, pixels.
+        boxes: What was seen, highest score first; empty when the picture held nothing.
+        still: True when the motion gate found the scene unchanged and `boxes` are those of
+            the last picture looked at.
+    """
+
+    frame_sha256: str
+    model_sha256: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    still: bool = False
+
+
+READING_TYPES: dict[Kind, type[DustReading | CraneReading]] = {
+    Kind.DUST: DustReading,
+    Kind.CRANE: CraneReading,
+}
