@@ -4,7 +4,8 @@
 
     IngestError
     ├── Unavailable       a dependency is down: retry with back-off, hold the acknowledgement
-    │   └── DatabaseUnavailable
+    │   ├── DatabaseUnavailable
+    │   └── DiskUnavailable
     └── Misconfigured     refuse to start
         ├── SchemaOutdated
         └── WorkerTaken   another process writes under this worker's name
@@ -26,6 +27,10 @@ class Unavailable(IngestError):  # noqa: N818 - one of the three kinds of error 
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL cannot be reached, or cannot write."""
+
+
+class DiskUnavailable(Unavailable):
+    """The frame store cannot be written: the disk is full, or not there."""
 
 
 class Misconfigured(IngestError):  # noqa: N818 - one of the three kinds of error by name

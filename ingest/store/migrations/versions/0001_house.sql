@@ -30,6 +30,16 @@ CREATE TABLE devices (
     UNIQUE (site_id, device)
 );
 
+-- The kind of a device decides the table its readings lie in.
+CREATE FUNCTION refuse_change_of_kind() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'device %/% is registered as %, it cannot become %',
+        OLD.site_id, OLD.device, OLD.kind, NEW.kind;
+END
+$$;
+CREATE TRIGGER devices_keep_their_kind BEFORE UPDATE ON devices
+    FOR EACH ROW WHEN (OLD.kind <> NEW.kind) EXECUTE FUNCTION refuse_change_of_kind();
+
 CREATE TABLE recipients (
     id              text PRIMARY KEY,
     organisation_id text NOT NULL REFERENCES organisations,
@@ -167,7 +177,8 @@ CREATE TABLE detections (
 );
 CREATE INDEX detections_segment ON detections (segment, worker_id);
 
--- What could not be read, with the reason. Payload bytes may age out; hash and reason stay.
+-- What could not be read, with the reason. The bytes lie in the segment (a frame's in the frame
+-- store) and age out with it; hash, reason and count stay.
 CREATE TABLE quarantine (
     id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     received_at    timestamptz NOT NULL,
@@ -182,8 +193,7 @@ CREATE TABLE quarantine (
     field          text,
     value          text,
     payload_sha256 bytea NOT NULL,
-    payload_bytes  bigint NOT NULL,
-    payload        bytea                               -- first 64 KiB
+    payload_bytes  bigint NOT NULL
 );
 CREATE INDEX quarantine_received ON quarantine (received_at);
 CREATE INDEX quarantine_reason ON quarantine (reason, received_at);
@@ -208,6 +218,17 @@ CREATE TABLE device_status (
     segment_index integer NOT NULL,
     online        boolean NOT NULL,
     detail        text NOT NULL DEFAULT '',
+    PRIMARY KEY (device_id, received_at, worker_id, segment, segment_index)
+);
+
+-- Whatever else devices say: kept, read by nobody yet.
+CREATE TABLE device_events (
+    device_id     integer NOT NULL,
+    received_at   timestamptz NOT NULL,
+    worker_id     smallint NOT NULL,
+    segment       bigint NOT NULL,
+    segment_index integer NOT NULL,
+    body          jsonb NOT NULL,
     PRIMARY KEY (device_id, received_at, worker_id, segment, segment_index)
 );
 

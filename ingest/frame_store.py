@@ -1,0 +1,105 @@
+"""The frame store: pictures kept as they came, in files named by the SHA-256 of their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+class FrameStore:
+    """A folder of pictures by content.
+
+    Writing the same picture twice writes it once. A picture is there, on the disk and under its
+    name, when `put` returns: file and folder are synced.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, sha256: bytes) -> Path:
+        """Where a picture lies.
+
+        Args:
+            sha256: Hash of its bytes, 32 bytes.
+
+        Returns:
+            The path, whether or not there is a file.
+        """
+        name = sha256.hex()
+        return self._root / name[:2] / name[2:4] / f"{name}.jpg"
+
+    def put(self, data: bytes) -> bytes:
+        """Keep a picture.
+
+        Args:
+            data: Its bytes.
+
+        Returns:
+            Their SHA-256, 32 bytes.
+
+        Raises:
+            OSError: The disk is full or not writable; nothing was kept.
+        """
+        sha256 = hashlib.sha256(data).digest()
+        path = self.path(sha256)
+        if path.exists():
+            return sha256
+        created = _make_folders(path.parent, self._root)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+        for folder in (path.parent, *created):
+            _sync_folder(folder)
+        return sha256
+
+    def get(self, sha256: bytes) -> bytes:
+        """Fetch a picture.
+
+        Args:
+            sha256: Hash of its bytes.
+
+        Returns:
+            The bytes, checked against the hash.
+
+        Raises:
+            FileNotFoundError: It is not here, or was removed by the retention policy.
+            ValueError: The file's bytes are not those that were stored.
+        """
+        data = self.path(sha256).read_bytes()
+        if hashlib.sha256(data).digest() != sha256:
+            raise ValueError(f"the stored frame {sha256.hex()} was altered")
+        return data
+
+
+def _make_folders(folder: Path, root: Path) -> list[Path]:
+    """Make a folder and those above it; the folders whose entries changed have to be synced."""
+    changed: list[Path] = []
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.append(folder)
+        if folder == root:
+            break
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(parents=True, exist_ok=True)
+        changed.append(path.parent)
+    return changed
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,355 @@
+"""From messages to what is to be written: pure, one flush at a time.
+
+``gather`` looks every message's topic up, decodes its payload, gathers readings by kind into
+blocks, checks the blocks, and puts aside what could not be read, with the reason. Each message
+ends in exactly one place, and every unit of the balance is counted here once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from device_profiles.errors import Reason, Rejected
+from device_profiles.native import Status, decode_event, decode_status, moment_of
+from device_profiles.vocabulary import QUANTITIES, Kind
+from ingest.blocks import Block, Columns
+from ingest.registry import UNKNOWN_DEVICE, RegisteredDevice, Routes, Use
+from ingest.segments import Flag, Packed, pack
+
+MAX_DETAIL_CHARS = 500
+MAX_FAULTS_SHOWN = 20
+"""Most faults of one message and scope that get a row each; the rest share one more row."""
+
+
+class Scope(StrEnum):
+    """What was refused."""
+
+    MESSAGE = "message"
+    READING = "reading"
+    VALUE = "value"
+    FRAME = "frame"
+    STATUS = "status"
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Messages as they came, in the order they came; entry i of each list is one message.
+
+    Attributes:
+        topics: Where.
+        payloads: What; for an oversized message its first bytes.
+        flags: `Flag` of each.
+        received_us: When the socket was read, microseconds since 1970 UTC.
+        oversized: For messages above the limit, by index: true length and SHA-256.
+    """
+
+    topics: list[bytes] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    received_us: list[int] = field(default_factory=list)
+    oversized: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.topics)
+
+    def payload_facts(self, index: int) -> tuple[int, bytes]:
+        """Length and SHA-256 of a message's payload as it was sent."""
+        known = self.oversized.get(index)
+        if known is not None:
+            return known
+        payload = self.payloads[index]
+        return len(payload), hashlib.sha256(payload).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Between which times a reading is believed.
+
+    Attributes:
+        future_s: How far a reading's time may lie after its receipt.
+        past_s: How far it may lie before.
+    """
+
+    future_s: float = 300.0
+    past_s: float = 400 * 86_400.0
+
+    def require(self, reported_us: int, received_us: int) -> None:
+        """Refuse a time that is not believed.
+
+        Args:
+            reported_us: The device's time, microseconds since 1970 UTC.
+            received_us: When it came.
+
+        Raises:
+            Rejected: With reason `time`, saying how far off it is.
+        """
+        ahead_s = (reported_us - received_us) / 1e6
+        if ahead_s > self.future_s or ahead_s < -self.past_s:
+            side = "after" if ahead_s > 0 else "before"
+            when = moment_of(reported_us).isoformat()
+            raise Rejected(Reason.TIME, f"time {when} lies {abs(ahead_s):.0f} s {side} its receipt")
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """What could not be read, and why.
+
+    Attributes:
+        index: Position of the message in the segment.
+        scope: What was refused.
+        reason: The class of fault.
+        detail: One line naming device, value and the rule it broke.
+        device_id: The registry's number, None if unknown.
+        field: The quantity, for values.
+        value: The offending value as text.
+    """
+
+    index: int
+    scope: Scope
+    reason: Reason
+    detail: str
+    device_id: int | None = None
+    field: str | None = None
+    value: str | None = None
+
+
+@dataclass(slots=True)
+class Flush:
+    """What one flush writes in one transaction.
+
+    Attributes:
+        arrivals: The messages it is made of.
+        segment: The same, packed.
+        blocks: Readings by kind.
+        statuses: Device number, message index and status.
+        events: Device number, message index and the event's JSON.
+        quarantined: What could not be read.
+        readings: Units of the balance: every reading, and one for each undecodable message.
+        refused: Of these, how many are not in the blocks.
+        exceptions: Counted by (hour in microseconds, device number, what).
+    """
+
+    arrivals: Arrivals
+    segment: Packed
+    blocks: list[Columns]
+    statuses: list[tuple[int, int, Status]]
+    events: list[tuple[int, int, bytes]]
+    quarantined: list[Quarantined]
+    readings: int
+    refused: int
+    exceptions: Counter[tuple[int, int, str]]
+
+    @property
+    def redelivered(self) -> int:
+        """Messages the broker marked as sent before."""
+        return sum(1 for flag in self.arrivals.flags if flag & Flag.DUP)
+
+    def received_us(self, index: int) -> int:
+        """When a message came, microseconds since 1970 UTC."""
+        return self.arrivals.received_us[index]
+
+
+def hour_of(us: int) -> int:
+    """Start of the UTC hour a time lies in, in microseconds."""
+    return us - us % 3_600_000_000
+
+
+class _Gathering:
+    """The state of one `gather`."""
+
+    def __init__(self, arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> None:
+        self.arrivals = arrivals
+        self.routes = routes
+        self.limits = limits
+        self.blocks = {kind: Block(kind) for kind in QUANTITIES}
+        self.statuses: list[tuple[int, int, Status]] = []
+        self.events: list[tuple[int, int, bytes]] = []
+        self.quarantined: list[Quarantined] = []
+        self.exceptions: Counter[tuple[int, int, str]] = Counter()
+        self.units = 0
+        self.refused = 0
+        self.devices: dict[int, RegisteredDevice] = {}
+
+    def put_aside(
+        self,
+        index: int,
+        scope: Scope,
+        reason: Reason,
+        detail: str,
+        device: RegisteredDevice | None = None,
+        field: str | None = None,
+        value: str | None = None,
+        count: int = 1,
+    ) -> None:
+        """Quarantine something of a message, or `count` things with one row, and count them."""
+        if device is not None:
+            detail = f"{device.label}: {detail}"
+        device_id = device.id if device else None
+        self.quarantined.append(
+            Quarantined(index, scope, reason, detail[:MAX_DETAIL_CHARS], device_id, field, value)
+        )
+        match scope:
+            case Scope.VALUE:
+                what = "refused_value"
+            case Scope.STATUS:
+                what = "quarantined_status"
+            case _:
+                what = "quarantined"
+                self.refused += count
+        hour = hour_of(self.arrivals.received_us[index])
+        self.exceptions[hour, device_id or UNKNOWN_DEVICE, what] += count
+
+    def read_message(self, index: int, topic: bytes, payload: bytes) -> None:
+        """Read one message: the way every message takes that is not plain telemetry."""
+        device = None
+        scope = Scope.MESSAGE
+        try:
+            route = self.routes.known.get(topic) or self.routes.find(topic)
+            device = route.device
+            if route.use is not Use.READ:
+                scope = Scope.STATUS
+            oversized = self.arrivals.oversized.get(index)
+            if oversized is not None:
+                raise Rejected(
+                    Reason.TOO_LARGE, f"payload of {oversized[0]} bytes is above the limit"
+                )
+            match route.use:
+                case Use.READ:
+                    assert route.decode is not None  # noqa: S101 - READ routes decode
+                    decoded = route.decode(payload)
+                case Use.KEEP_STATUS:
+                    self.statuses.append((device.id, index, decode_status(payload)))
+                    return
+                case Use.KEEP_EVENT:
+                    self.events.append((device.id, index, decode_event(payload)))
+                    return
+                case Use.KEEP_FRAME:
+                    raise Rejected(Reason.TOPIC, "frames have a connection of their own")
+        except Rejected as fault:
+            self.units += scope is Scope.MESSAGE
+            at = f" (at byte {fault.offset})" if fault.offset is not None else ""
+            self.put_aside(index, scope, fault.reason, fault.detail + at, device)
+            return
+        block = self.blocks[device.kind]
+        for reading in decoded.readings:
+            block.add(device.id, index, reading)
+        self.units += len(decoded.readings)
+        self.devices[device.id] = device
+        for scope, faults in (
+            (Scope.READING, [part for part in decoded.refused if part.field is None]),
+            (Scope.VALUE, [part for part in decoded.refused if part.field is not None]),
+        ):
+            if scope is Scope.READING:
+                self.units += len(faults)
+            for part in faults[:MAX_FAULTS_SHOWN]:
+                self.put_aside(
+                    index, scope, part.reason, part.detail, device, part.field, part.value
+                )
+            rest = faults[MAX_FAULTS_SHOWN:]
+            if rest:
+                detail = f"and {len(rest)} more of this message, the first: {rest[0].detail}"
+                self.put_aside(index, scope, rest[0].reason, detail, device, count=len(rest))
+
+    def check(self, block: Block) -> Columns:
+        """Refuse, by the block, values out of range, times not believed, and empty readings."""
+        received = np.array(self.arrivals.received_us, np.int64)
+        columns = block.columns(received)
+        if not len(columns):
+            return columns
+        quantities = QUANTITIES[block.kind]
+        low = np.array([quantity.low for quantity in quantities])
+        high = np.array([quantity.high for quantity in quantities])
+        values = columns.values
+        outside = (values < low) | (values > high)
+        keep = np.ones(len(columns), np.bool_)
+        if outside.any():
+            for row, place in np.argwhere(outside).tolist():
+                quantity = quantities[place]
+                value = float(values[row, place])
+                self.put_aside(
+                    int(columns.index[row]),
+                    Scope.VALUE,
+                    Reason.RANGE,
+                    f"{quantity.name} {value:g} is not within {quantity.low:g} to"
+                    f" {quantity.high:g} {quantity.unit}",
+                    self.devices[int(columns.device_id[row])],
+                    quantity.name,
+                    repr(value),
+                )
+            values[outside] = np.nan
+        ahead = columns.reported_us - columns.received_us
+        limits = self.limits
+        disbelieved = (ahead > limits.future_s * 1e6) | (ahead < -limits.past_s * 1e6)
+        empty = np.isnan(values).all(axis=1)
+        if disbelieved.any() or empty.any():
+            for row in np.flatnonzero(disbelieved | empty).tolist():
+                try:
+                    limits.require(int(columns.reported_us[row]), int(columns.received_us[row]))
+                    if columns.alarms[row] is None and columns.extra[row] is None:
+                        raise Rejected(Reason.INCOMPLETE, "no value of the reading is left")
+                except Rejected as fault:
+                    keep[row] = False
+                    device = self.devices[int(columns.device_id[row])]
+                    index = int(columns.index[row])
+                    self.put_aside(index, Scope.READING, fault.reason, fault.detail, device)
+            columns.keep(keep)
+        return columns
+
+
+def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
+    """Turn messages into what one transaction writes.
+
+    Args:
+        arrivals: The messages.
+        routes: Where topics lead; unknown topics of registered devices are remembered in it.
+        limits: Which times are believed.
+
+    Returns:
+        The flush.
+    """
+    state = _Gathering(arrivals, routes, limits)
+    known = routes.known
+    blocks = state.blocks
+    oversized = arrivals.oversized
+    units = 0
+    for index, (topic, payload) in enumerate(zip(arrivals.topics, arrivals.payloads, strict=True)):
+        route = known.get(topic)
+        if route is not None and route.decode is not None and index not in oversized:
+            # Plain telemetry of a known device, as nearly every message is.
+            try:
+                decoded = route.decode(payload)
+            except Rejected:
+                pass
+            else:
+                if not decoded.refused:
+                    device = route.device
+                    block = blocks[device.kind]
+                    for reading in decoded.readings:
+                        block.add(device.id, index, reading)
+                    units += len(decoded.readings)
+                    state.devices[device.id] = device
+                    continue
+        state.read_message(index, topic, payload)
+    columns = [state.check(block) for block in blocks.values() if len(block)]
+    return Flush(
+        arrivals=arrivals,
+        segment=pack(arrivals.received_us, arrivals.topics, arrivals.payloads, arrivals.flags),
+        blocks=[block for block in columns if len(block)],
+        statuses=state.statuses,
+        events=state.events,
+        quarantined=state.quarantined,
+        readings=units + state.units,
+        refused=state.refused,
+        exceptions=state.exceptions,
+    )
+
+
+def readings_in(blocks: Sequence[Columns], kind: Kind) -> int:
+    """How many readings of a kind some blocks hold."""
+    return sum(len(block) for block in blocks if block.kind is kind)

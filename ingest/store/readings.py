@@ -1,0 +1,215 @@
+"""Stored readings, typed, in the order detectors want them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from device_profiles.readings import Box, CraneReading, Detections, DustReading, Reading, Source
+from device_profiles.sites import CraneGeometry
+from device_profiles.vocabulary import QUANTITIES, Kind, Series
+from ingest.store.queries import load_queries
+
+SQL = load_queries(Path(__file__).parent / "sql" / "reading.sql")
+
+FETCH_ROWS = 5_000
+
+
+class StoredDevice(NamedTuple):
+    """A registered device as detectors are wired for it.
+
+    Attributes:
+        id: The registry's number.
+        site: Site id.
+        device: Device id within the site.
+        kind: What it is.
+        expected_every_s: How often it ought to speak.
+        geometry: A crane's place and bodies, where they are registered.
+    """
+
+    id: int
+    site: str
+    device: str
+    kind: Kind
+    expected_every_s: float
+    geometry: CraneGeometry | None
+
+
+async def load_devices(connection: psycopg.AsyncConnection[Any]) -> list[StoredDevice]:
+    """Read the registry.
+
+    Args:
+        connection: An open connection.
+
+    Returns:
+        Its devices, ordered by site and device.
+    """
+    cursor = await connection.execute(SQL["devices"])
+    return [
+        StoredDevice(
+            id_,
+            site,
+            device,
+            Kind(kind),
+            expected_every_s,
+            CraneGeometry.model_validate(settings["geometry"]) if "geometry" in settings else None,
+        )
+        for id_, site, device, kind, expected_every_s, settings in await cursor.fetchall()
+    ]
+
+
+class _Table(NamedTuple):
+    """How one table's rows become readings."""
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...]
+    has_series: bool
+
+
+_TABLES = (
+    *(
+        _Table(
+            f"{kind}_readings",
+            kind,
+            (
+                *(quantity.name for quantity in QUANTITIES[kind]),
+                *(("alarms",) if kind is Kind.CRANE else ()),
+            ),
+            has_series=True,
+        )
+        for kind in QUANTITIES
+    ),
+    _Table(
+        "detections",
+        Kind.CAMERA,
+        ("frame_sha256", "model_sha256", "width", "height", "still", "boxes"),
+        has_series=False,
+    ),
+)
+
+_HEAD = ("device_id", "observed_at", "received_at", "worker_id", "segment", "segment_index")
+
+
+def _select(table: _Table, where: str) -> sql.SQL:
+    series = "series" if table.has_series else "0 AS series"
+    columns = ", ".join((*_HEAD, series, *table.columns))
+    # From the vocabulary alone, never from what a peer sent.
+    text = f"SELECT {columns} FROM {table.name} WHERE {where} ORDER BY observed_at, device_id"  # noqa: S608
+    return sql.SQL(text)
+
+
+_OF_SEGMENTS = {
+    table: _select(table, "worker_id = %(worker_id)s AND segment BETWEEN %(first)s AND %(last)s")
+    for table in _TABLES
+}
+_OF_DEVICES = {
+    table: _select(
+        table,
+        "device_id = ANY(%(device_ids)s) AND observed_at >= %(start)s AND observed_at < %(end)s",
+    )
+    for table in _TABLES
+}
+
+
+def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Reading:
+    _, observed_at, received_at, worker_id, segment, index, series, *values = row
+    source = Source(worker_id, segment, index)
+    if table.kind is Kind.CAMERA:
+        frame_sha256, model_sha256, width, height, still, boxes = values
+        return Detections(
+            site=device.site,
+            device=device.device,
+            observed_at=observed_at,
+            received_at=received_at,
+            source=source,
+            frame_sha256=frame_sha256.hex(),
+            model_sha256=model_sha256.hex(),
+            width=width,
+            height=height,
+            still=still,
+            boxes=tuple(Box(label, score, tuple(box)) for label, score, *box in boxes),
+        )
+    type_ = DustReading if table.kind is Kind.DUST else CraneReading
+    named = dict(zip(table.columns, values, strict=True))
+    if named.get("alarms") is not None:
+        named["alarms"] = tuple(named["alarms"])
+    return type_(
+        site=device.site,
+        device=device.device,
+        observed_at=observed_at,
+        received_at=received_at,
+        source=source,
+        series=Series(series),
+        **named,
+    )
+
+
+async def readings_of_segments(
+    connection: psycopg.AsyncConnection[Any],
+    devices: dict[int, StoredDevice],
+    worker_id: int,
+    first: int,
+    last: int,
+) -> list[Reading]:
+    """Read what some segments brought.
+
+    Args:
+        connection: An open connection.
+        devices: The registry, by number; readings of devices not in it are left out.
+        worker_id: Whose segments.
+        first: Number of the first segment.
+        last: Number of the last one, inclusive.
+
+    Returns:
+        Their readings by observed time, then device.
+    """
+    found: list[Reading] = []
+    for table, query in _OF_SEGMENTS.items():
+        cursor = connection.cursor(binary=True)
+        await cursor.execute(query, {"worker_id": worker_id, "first": first, "last": last})
+        found.extend(
+            _reading(table, devices[row[0]], row)
+            for row in await cursor.fetchall()
+            if row[0] in devices
+        )
+    found.sort(key=lambda reading: (reading.observed_at, reading.site, reading.device))
+    return found
+
+
+async def readings_of_devices(
+    connection: psycopg.AsyncConnection[Any],
+    devices: Sequence[StoredDevice],
+    start: datetime,
+    end: datetime,
+) -> AsyncIterator[Reading]:
+    """Read what some devices of one kind reported in a span, in order.
+
+    Args:
+        connection: In a transaction: the rows are fetched by a server-side cursor.
+        devices: Of one kind.
+        start: First observed time.
+        end: End, exclusive.
+
+    Yields:
+        The readings by observed time, then device.
+    """
+    by_id = {device.id: device for device in devices}
+    for table in _tables_of(devices):
+        async with connection.cursor(f"span_of_{table.name}", binary=True) as cursor:
+            cursor.itersize = FETCH_ROWS
+            await cursor.execute(
+                _OF_DEVICES[table], {"device_ids": list(by_id), "start": start, "end": end}
+            )
+            async for row in cursor:
+                yield _reading(table, by_id[row[0]], row)
+
+
+def _tables_of(devices: Iterable[StoredDevice]) -> list[_Table]:
+    kinds = {device.kind for device in devices}
+    return [table for table in _TABLES if table.kind in kinds]
