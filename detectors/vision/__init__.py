@@ -1,0 +1,1 @@
+"""Pictures in, boxes out: decoding, the motion gate, the model, and what it saw."""

@@ -61,13 +61,15 @@ gone AS (
       AND (r.place > %(per_camera)s OR r.received_at < %(too_old)s)
       AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
     RETURNING q.device_id
+),
+counted AS (
+    INSERT INTO frames_skipped (hour, device_id, reason, count)
+    SELECT date_trunc('hour', %(now)s::timestamptz, 'UTC'), device_id, 'overload', count(*)
+    FROM gone GROUP BY device_id ORDER BY device_id
+    ON CONFLICT (hour, device_id, reason) DO UPDATE
+        SET count = frames_skipped.count + excluded.count
 )
-INSERT INTO frames_skipped (hour, device_id, reason, count)
-SELECT date_trunc('hour', %(now)s::timestamptz, 'UTC'), device_id, 'overload', count(*)
-FROM gone GROUP BY device_id
-ON CONFLICT (hour, device_id, reason) DO UPDATE
-    SET count = frames_skipped.count + excluded.count
-RETURNING count;
+SELECT count(*) FROM gone;
 
 -- name: skip_frame
 INSERT INTO frames_skipped (hour, device_id, reason, count)

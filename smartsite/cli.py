@@ -1,0 +1,207 @@
+"""The command `smartsite`: what people type."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from alerts.errors import AlertsError
+from ingest.errors import IngestError
+from ingest.errors import Misconfigured as IngestMisconfigured
+from ingest.registry import import_site_file, list_devices
+from ingest.store.migrate import migrate as run_migrations
+from ingest.store.migrate import require_latest
+from smartsite.errors import Misconfigured, SmartsiteError
+from smartsite.services import database
+from smartsite.settings import Settings, load_settings, load_site_file
+from smartsite.supervisor import EXIT_MISCONFIGURED, ROLES
+
+app = typer.Typer(
+    name="smartsite",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Supervision of construction sites by their own instruments.\n\n"
+    "Start with `smartsite demo`: a simulated site, a broker, a database and the whole service, "
+    "live in this terminal. For a site of your own: write smartsite.toml and a site file, "
+    "`smartsite check`, `smartsite site import FILE`, `smartsite run`.",
+)
+site_app = typer.Typer(no_args_is_help=True, help="Register sites, devices and recipients.")
+app.add_typer(site_app, name="site")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Settings file; default: smartsite.toml of this folder, if there is one.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def _set_up_logging() -> None:
+    level = os.environ.get("SMARTSITE_LOG", "info").upper()
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--role", help=f"Run only this role: {', '.join(ROLES)}."),
+    ] = None,
+) -> None:
+    """Run the service: all roles under a supervisor, or one role by itself.
+
+    With the default settings broker and database are embedded: started with it, kept in the
+    data folder, gone with it. Metrics and health are on http://127.0.0.1:9464.
+    """
+    settings = load_settings(config)
+    _set_up_logging()
+    from smartsite import running
+
+    if role is not None:
+        if role not in ROLES:
+            raise Misconfigured(f"--role {role}: not one of {', '.join(ROLES)}")
+        asyncio.run(running.run_alone(role, settings))
+    else:
+        asyncio.run(running.run_all(settings, config))
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Validate the settings and site files; say every fault with file and key."""
+    faults: list[str] = []
+    settings: Settings | None = None
+    try:
+        settings = load_settings(config)
+    except Misconfigured as fault:
+        faults += str(fault).splitlines()
+    if settings is not None:
+        from smartsite.checking import find_faults
+
+        faults += find_faults(settings)
+    if as_json:
+        _print_json({"ok": not faults, "faults": faults})
+    else:
+        for line in faults:
+            _say(line)
+        _say("settings are sound" if not faults else f"{len(faults)} faults")
+    if faults:
+        raise typer.Exit(EXIT_MISCONFIGURED)
+
+
+@app.command()
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the database to this version's schema."""
+    settings = load_settings(config)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    from smartsite.services import Services
+
+    services = Services(settings, with_broker=False)
+    services.start()
+    try:
+        before, after = run_migrations(services.database_url)
+    finally:
+        services.stop()
+    _say(
+        f"the schema is at {after}"
+        + ("" if before == after else f", was {before or 'empty'}; next: smartsite run")
+    )
+
+
+@site_app.command("import")
+def site_import(
+    file: Annotated[Path, typer.Argument(help="A TOML site file.")], config: ConfigOption = None
+) -> None:
+    """Register what a site file says; what is registered already is brought up to date."""
+    settings = load_settings(config)
+    found = load_site_file(file)
+    with database(settings) as url, psycopg.connect(url) as connection:
+        require_latest(connection)
+        counts = import_site_file(connection, found)
+    _say("registered " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    _say("devices publish on [prefix/]site/SITE/KIND/DEVICE/telemetry: see docs/mqtt.md")
+
+
+@app.command()
+def devices(
+    config: ConfigOption = None,
+    site: Annotated[str | None, typer.Option(help="Only this site's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the registered devices and the last that was heard of each."""
+    settings = load_settings(config)
+    with database(settings) as url, psycopg.connect(url) as connection:
+        require_latest(connection)
+        rows = list_devices(connection, site)
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("site", "device", "kind", "make", "model", "last observed", "online")
+    for row in rows:
+        last = row["last_observed_at"]
+        online = {True: "yes", False: "no", None: "?"}[row["online"]]
+        table.add_row(
+            row["site"],
+            row["device"],
+            row["kind"],
+            row["make"],
+            row["model"],
+            last.isoformat(timespec="seconds") if last else "never",
+            online,
+        )
+    Console().print(table)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the settings file and of the site file."""
+    from device_profiles.sites import SiteFile
+
+    print(
+        json.dumps(
+            {"smartsite.toml": Settings.model_json_schema(), "site": SiteFile.model_json_schema()},
+            indent=2,
+            ensure_ascii=False,
+        )
+    )
+
+
+def main() -> None:
+    """Run the command; what people can mend is one sentence, not a trace."""
+    try:
+        app(standalone_mode=True)
+    except (SmartsiteError, IngestError, AlertsError) as fault:
+        _say(f"smartsite: {fault}")
+        config_fault = isinstance(fault, Misconfigured | IngestMisconfigured)
+        sys.exit(EXIT_MISCONFIGURED if config_fault else 1)
+    except psycopg.OperationalError as fault:
+        _say(f"smartsite: the database cannot be used: {str(fault).splitlines()[0]}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""The roles `smartsite run` supervises: each a process, meeting the others only in PostgreSQL."""
