@@ -15,17 +15,14 @@ from itertools import combinations
 from typing import NamedTuple
 
 from detectors.cranes import CraneDetector
-from detectors.helmets import HelmetDetector
-
-from detectors.detector import Detector
+from detectors.detector import Detector, Said
 from detectors.dust import DustDetector
+from detectors.geometry import can_meet
+from detectors.helmets import HelmetDetector
 from detectors.rules import Rules
-from device_profiles.findings import Coverage, Finding
 from device_profiles.readings import Reading
 from device_profiles.vocabulary import Kind
 from ingest.store.readings import StoredDevice
-
-Outcome = Finding | Coverage
 
 
 class Subject(NamedTuple):
@@ -41,6 +38,11 @@ class Subject(NamedTuple):
     site: str
     devices: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """How findings name it: device ids joined by plus signs."""
+        return "+".join(self.devices)
+
 
 @dataclass
 class Watch:
@@ -50,13 +52,11 @@ class Watch:
         subject: What it judges.
         detector: The state machine.
         members: The devices whose readings it wants.
-        seen_until: Observed time of the newest reading it has seen.
     """
 
     subject: Subject
     detector: Detector
     members: tuple[StoredDevice, ...]
-    seen_until: datetime | None = None
 
 
 @dataclass
@@ -64,12 +64,12 @@ class Judged:
     """What the chain made of some readings.
 
     Attributes:
-        outcomes: Findings and coverage, in the order they were said.
-        late: Subjects that were given readings older than what they had seen, and the oldest of
+        said: Findings and coverage, in the order they were said.
+        late: Subjects that were given readings older than what is settled, and the oldest of
             these: they have to be rebuilt from the store.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
     late: dict[Subject, datetime] = field(default_factory=dict)
 
 
@@ -96,8 +96,13 @@ class Chain:
                 case _:
                     self._watch((device,))
         for fleet in cranes.values():
-            for pair in combinations(sorted(fleet, key=lambda crane: crane.device), 2):
-                self._watch(pair)
+            for one, other in combinations(sorted(fleet, key=lambda crane: crane.device), 2):
+                if (
+                    one.geometry
+                    and other.geometry
+                    and can_meet(one.geometry, other.geometry, rules.crane.limit_m)
+                ):
+                    self._watch((one, other))
 
     def _watch(self, members: tuple[StoredDevice, ...]) -> None:
         detector = self.new_detector(members)
@@ -109,11 +114,14 @@ class Chain:
         for member in members:
             self._by_device[member.site, member.device].append(watch)
 
-    def new_detector(self, members: tuple[StoredDevice, ...]) -> Detector:
+    def new_detector(
+        self, members: tuple[StoredDevice, ...], since: datetime | None = None
+    ) -> Detector:
         """Make a detector that has seen nothing yet.
 
         Args:
             members: One device, or a pair of cranes.
+            since: From when on all readings are handed in; None: from the first one.
 
         Returns:
             The detector of their kind.
@@ -121,16 +129,18 @@ class Chain:
         match members:
             case (StoredDevice(kind=Kind.DUST) as device,):
                 return DustDetector(
-                    device.site, device.device, self._rules.dust, device.expected_every_s
+                    device.site, device.device, self._rules.dust, device.expected_every_s, since
                 )
             case (StoredDevice(kind=Kind.CAMERA) as device,):
-                return HelmetDetector(device.site, device.device, self._rules.helmet)
+                return HelmetDetector(device.site, device.device, self._rules.helmet, since)
             case (one, other) if one.geometry is not None and other.geometry is not None:
                 return CraneDetector(
                     one.site,
                     (one.device, one.geometry),
                     (other.device, other.geometry),
                     self._rules.crane,
+                    max(one.expected_every_s, other.expected_every_s),
+                    since,
                 )
         raise TypeError(f"no rule judges {members}")
 
@@ -150,14 +160,14 @@ class Chain:
                 if late_since is not None:
                     judged.late[watch.subject] = min(late_since, reading.observed_at)
                     continue
-                if watch.seen_until is not None and reading.observed_at < watch.seen_until:
+                settled_at = watch.detector.settled_at
+                if settled_at is not None and reading.observed_at < settled_at:
                     judged.late[watch.subject] = reading.observed_at
-                    continue
-                watch.seen_until = reading.observed_at
-                judged.outcomes.extend(watch.detector.observe(reading))
+                else:
+                    judged.said.extend(watch.detector.observe(reading))
         return judged
 
-    def advance(self, now: datetime) -> list[Outcome]:
+    def advance(self, now: datetime) -> list[Said]:
         """Let time pass where no reading comes.
 
         Args:
@@ -166,9 +176,4 @@ class Chain:
         Returns:
             What the silence means: gaps that are not evaluable, episodes that ended.
         """
-        return [
-            outcome
-            for watch in self.watches.values()
-            if watch.seen_until is not None
-            for outcome in watch.detector.advance(now)
-        ]
+        return [item for watch in self.watches.values() for item in watch.detector.advance(now)]

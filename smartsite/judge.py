@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from alerts.violations import book, open_since
 
 from alerts.coverage import book_coverage
+from alerts.violations import book
+from detectors.detector import Said, concerning
 from detectors.rules import Rules
 from device_profiles.findings import Coverage, Finding
+from ingest.segments import unpack
 from ingest.store.queries import load_queries
 from ingest.store.readings import (
     StoredDevice,
+    last_observed,
     load_devices,
     readings_of_devices,
     readings_of_segments,
 )
-from smartsite.chain import Chain, Outcome, Subject, Watch
+from smartsite.chain import Chain, Watch
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class Judge:
         self.judged_until: datetime | None = None
 
     async def start(self, now: datetime) -> int:
-        """Read the registry and rebuild every subject from the last instant that was calm.
+        """Read the registry and put every detector where it stood when judging stopped.
 
         Args:
             now: The present time; aware.
@@ -73,18 +76,12 @@ class Judge:
             devices = await load_devices(self._connection)
             self._devices = {device.id: device for device in devices}
             self._chain = Chain(self._rules, devices)
-            places = await self._load_places()
-            newest = await self._newest()
-            # Whatever lies below the places was judged; what came since is judged by the rebuild,
-            # which reads all that is stored.
-            judged_until = await self._received_at(places)
-            for watch in list(self._chain.watches.values()):
-                since = judged_until or now - watch.detector.lookback
-                await self._rebuild(watch, since, now)
-            await self._save_places({worker: number + 1 for worker, (number, _) in newest.items()})
-        self.behind = 0
-        if newest:
-            self.judged_until = max(received for _, received in newest.values())
+            cursor = await self._connection.execute(SQL["places"])
+            self._places = dict(await cursor.fetchall())
+            for watch in self._chain.watches.values():
+                last = await last_observed(self._connection, watch.members)
+                if last is not None and self._places:
+                    await self._rebuild(watch, last, now)
         for device, reason in self._chain.without_rule.items():
             log.warning("%s cannot be judged: %s", device, reason)
         return len(self._chain.watches)
@@ -122,10 +119,10 @@ class Judge:
             now: The present time; aware.
             patience: How long a reading may be under way.
         """
-        outcomes = self._chain.advance(now - patience)
-        if outcomes:
+        said = self._chain.advance(now - patience)
+        if said:
             async with self._connection.transaction():
-                await self._book(outcomes, now)
+                await self._book(said, now)
 
     async def _judge_segments(self, worker: int, first: int, last: int, now: datetime) -> None:
         async with self._connection.transaction():
@@ -133,59 +130,51 @@ class Judge:
                 self._connection, self._devices, worker, first, last
             )
             judged = self._chain.observe(readings)
-            await self._book(judged.outcomes, now)
+            await self._book(judged.said, now)
+            await self._save_place(worker, last + 1)
             for subject, since in judged.late.items():
-                log.info("rebuilding %s: a reading of %s came late", subject, since)
+                log.info("judging %s again: a reading of %s came late", subject.text, since)
                 await self._rebuild(self._chain.watches[subject], since, now)
-            await self._save_places({worker: last + 1})
 
     async def _rebuild(self, watch: Watch, since: datetime, now: datetime) -> None:
-        """Judge a subject anew over all that is stored since the last calm instant."""
-        subject = watch.subject
-        opened = await open_since(
-            self._connection, subject.rule, subject.site, subject.devices, since
-        )
-        start = min(since, opened or since) - watch.detector.lookback
-        watch.detector = self._chain.new_detector(watch.members)
-        watch.seen_until = None
-        outcomes: list[Outcome] = []
-        async for reading in readings_of_devices(
-            self._connection, watch.members, start, now + FAR_FUTURE
-        ):
-            outcomes.extend(watch.detector.observe(reading))
-            watch.seen_until = reading.observed_at
-        await self._book(outcomes, now)
+        """Judge a subject anew from the last calm instant before a time, over what is stored.
 
-    async def _book(self, outcomes: Sequence[Outcome], now: datetime) -> None:
-        findings = [outcome for outcome in outcomes if isinstance(outcome, Finding)]
+        Readings of segments that were not judged yet are left to their turn.
+        """
+        subject = watch.subject
+        lookback = watch.detector.lookback
+        calm = since - lookback
+        cursor = await self._connection.execute(
+            SQL["opened_before"],
+            {"rule": subject.rule, "site": subject.site, "subject": subject.text, "at": calm},
+        )
+        row = await cursor.fetchone()
+        if row is not None and row[0] is not None:
+            calm = row[0]
+        detector = self._chain.new_detector(watch.members, calm - lookback)
+        said: list[Said] = []
+        async for reading in readings_of_devices(
+            self._connection, watch.members, calm - lookback, now + FAR_FUTURE
+        ):
+            if reading.source.number < self._places.get(reading.source.worker, 1):
+                said.extend(detector.observe(reading))
+        watch.detector = detector
+        await self._book(concerning(said, calm), now)
+
+    async def _book(self, said: Sequence[Said], now: datetime) -> None:
+        findings = [item for item in said if isinstance(item, Finding)]
         if findings:
-            await book(self._connection, findings, now)
-        spans = [outcome for outcome in outcomes if isinstance(outcome, Coverage)]
+            await book(self._connection, findings, now, unpack=unpack)
+        spans = [item for item in said if isinstance(item, Coverage)]
         if spans:
             await book_coverage(self._connection, spans)
-
-    async def _load_places(self) -> dict[int, int]:
-        cursor = await self._connection.execute(SQL["places"])
-        self._places = dict(await cursor.fetchall())
-        return self._places
-
-    async def _received_at(self, places: dict[int, int]) -> datetime | None:
-        cursor = await self._connection.execute(SQL["received_at_places"])
-        row = await cursor.fetchone()
-        return row[0] if row and places else None
 
     async def _newest(self) -> dict[int, tuple[int, datetime]]:
         cursor = await self._connection.execute(READING_SQL["newest_segments"])
         return {worker: (number, received) for worker, number, received in await cursor.fetchall()}
 
-    async def _save_places(self, places: dict[int, int]) -> None:
-        for worker, number in places.items():
-            await self._connection.execute(
-                SQL["save_place"], {"worker_id": worker, "next_number": number}
-            )
-        self._places.update(places)
-
-
-def subject_text(subject: Subject) -> str:
-    """How a finding names a subject of devices: joined by plus signs."""
-    return "+".join(subject.devices)
+    async def _save_place(self, worker: int, number: int) -> None:
+        await self._connection.execute(
+            SQL["save_place"], {"worker_id": worker, "next_number": number}
+        )
+        self._places[worker] = number

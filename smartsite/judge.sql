@@ -5,12 +5,9 @@ SELECT worker_id, next_number FROM judge_places;
 INSERT INTO judge_places (worker_id, next_number) VALUES (%(worker_id)s, %(next_number)s)
 ON CONFLICT (worker_id) DO UPDATE SET next_number = excluded.next_number;
 
--- name: received_at_places
--- The oldest receipt that may not have been judged: the start of each worker's first segment
--- after its place, or the end of its last one where there is nothing new.
-SELECT min(COALESCE(
-    (SELECT s.received_from FROM segments s
-     WHERE s.worker_id = p.worker_id AND s.number = p.next_number),
-    (SELECT s.received_to FROM segments s
-     WHERE s.worker_id = p.worker_id AND s.number = p.next_number - 1)))
-FROM judge_places p;
+-- name: opened_before
+-- When the earliest episode opened that lasted at an instant; a camera's subjects are its tracks.
+SELECT min(opened_at) FROM violations
+WHERE rule = %(rule)s AND site_id = %(site)s
+  AND (subject = %(subject)s OR starts_with(subject, %(subject)s || '#'))
+  AND opened_at < %(at)s AND (closed_at IS NULL OR closed_at >= %(at)s);

@@ -116,6 +116,15 @@ _OF_DEVICES = {
     for table in _TABLES
 }
 
+_LAST = {
+    table: sql.SQL(
+        f"SELECT observed_at FROM {table.name} WHERE device_id = %(device_id)s"  # noqa: S608
+        + (" AND series = 0" if table.has_series else "")
+        + " ORDER BY observed_at DESC LIMIT 1"
+    )
+    for table in _TABLES
+}
+
 
 def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Reading:
     _, observed_at, received_at, worker_id, segment, index, series, *values = row
@@ -208,6 +217,28 @@ async def readings_of_devices(
             )
             async for row in cursor:
                 yield _reading(table, by_id[row[0]], row)
+
+
+async def last_observed(
+    connection: psycopg.AsyncConnection[Any], devices: Sequence[StoredDevice]
+) -> datetime | None:
+    """Find the newest observed time of some devices.
+
+    Args:
+        connection: An open connection.
+        devices: Of one kind.
+
+    Returns:
+        The time; None if they have reported nothing.
+    """
+    newest: datetime | None = None
+    for table in _tables_of(devices):
+        for device in devices:
+            cursor = await connection.execute(_LAST[table], {"device_id": device.id})
+            row = await cursor.fetchone()
+            if row is not None and (newest is None or row[0] > newest):
+                newest = row[0]
+    return newest
 
 
 def _tables_of(devices: Iterable[StoredDevice]) -> list[_Table]:

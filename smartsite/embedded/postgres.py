@@ -371,7 +371,7 @@ class EmbeddedPostgres:
         while self._child.alive:
             try:
                 # Only our own server knows the password: no need to ask who answered.
-                with psycopg.connect(self.url_of("postgres"), connect_timeout=5):
+                with psycopg.connect(self.url_of("postgres"), connect_timeout=2):
                     return True
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
