@@ -50,6 +50,11 @@ class BrokerSettings(_Section):
     username: str | None = None
     password: SecretRef | None = None
     version: Literal["3.1.1", "5"] = "3.1.1"
+    keep_reading: bool | None = Field(
+        None,
+        description="read on while the database is away: for brokers that reset who does not"
+        " read (nats-server); default: only for the embedded broker",
+    )
     keepalive_s: int = Field(30, ge=5, le=3_600)
     ca_file: Path | None = None
     cert_file: Path | None = None

@@ -1,4 +1,4 @@
-"""From a YOLOX head's raw output to boxes: decoding the grid and suppressing doubles."""
+"""From the head's raw output to boxes: decoding the grid of cells and suppressing doubles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRIDES = (8, 16, 32)
 
 @functools.cache
 def grid(side: int) -> tuple[Floats, Floats]:
-    """The cells of a YOLOX head.
+    """The cells of the head.
 
     Args:
         side: Of the model's square, pixels; a multiple of 32.
@@ -35,12 +35,11 @@ def grid(side: int) -> tuple[Floats, Floats]:
     )
 
 
-def decode_yolox(raw: Floats, side: int, min_score: float) -> tuple[Floats, Floats, Ints]:
-    """Turn a YOLOX head's output into candidates.
+def decode_cells(raw: Floats, side: int, min_score: float) -> tuple[Floats, Floats, Ints]:
+    """Turn the head's raw output into candidates.
 
     Args:
-        raw: n × (5 + classes): x, y, log width, log height in cells; objectness and class
-            probabilities, 0 to 1.
+        raw: n × (4 + classes): x, y, log width, log height in cells; class scores, 0 to 1.
         side: Of the model's square, pixels.
         min_score: Candidates below are dropped.
 
@@ -49,7 +48,7 @@ def decode_yolox(raw: Floats, side: int, min_score: float) -> tuple[Floats, Floa
         cell gives one candidate for each class whose score is high enough.
     """
     corners, strides = grid(side)
-    scores = raw[:, 4:5] * raw[:, 5:]
+    scores = raw[:, 4:]
     cells, classes = np.nonzero(scores >= min_score)
     if not len(cells):
         return np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
@@ -81,22 +80,22 @@ def overlaps(box: Floats, others: Floats) -> Floats:
     return share
 
 
-def suppress(boxes: Floats, scores: Floats, classes: Ints, max_overlap: float) -> Ints:
-    """Keep the best of boxes of one class that overlap (non-maximum suppression).
+def suppress(boxes: Floats, scores: Floats, groups: Ints, max_overlap: float) -> Ints:
+    """Keep the best of the boxes of one group that overlap (non-maximum suppression).
 
     Args:
         boxes: m × 4.
         scores: m.
-        classes: m; boxes of different classes do not suppress each other.
+        groups: m; boxes of different groups do not suppress each other.
         max_overlap: Intersection over union above which the lower score goes.
 
     Returns:
         Indices of what stays, highest score first; equal scores in the order given.
     """
     order = np.argsort(-scores, kind="stable")
-    # Classes are moved far apart, so that one pass serves all of them.
+    # Groups are moved far apart, so that one pass serves all of them.
     span = float(boxes.max() - boxes.min()) + 1 if len(boxes) else 0.0
-    moved = boxes + (classes * span)[:, np.newaxis].astype(np.float32)
+    moved = boxes + (groups * span)[:, np.newaxis].astype(np.float32)
     kept = []
     while len(order):
         best = order[0]

@@ -11,19 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from detectors.vision.boxes import decode_yolox, suppress
+from detectors.vision.boxes import decode_cells, suppress
 from detectors.vision.errors import Misconfigured
 from detectors.vision.picture import decode, letterbox
 from device_profiles.jpeg import read_jpeg_header
 from device_profiles.readings import Box
 
 SHIPPED = Path(__file__).parent / "weights" / "ppe.onnx"
-MAX_OVERLAP = 0.5
+MAX_OVERLAP = 0.6
 MAX_BOXES = 300
+ONE_OF = frozenset({"helmet", "head"})
+"""Classes of which one head is only one: their boxes suppress each other."""
 
 
 class Model:
-    """A YOLOX detector in ONNX.
+    """A detector in ONNX: one picture in, a row for each cell of three grids out.
 
     Attributes:
         sha256: Hash of the file, hexadecimal.
@@ -63,20 +65,25 @@ class Model:
         metadata = self._session.get_modelmeta().custom_metadata_map
         try:
             self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
+            self.side = int(json.loads(metadata["input_size"]))
         except (KeyError, ValueError, TypeError):
             raise Misconfigured(
-                f"the model {path} does not name its classes (metadata `classes`)"
+                f"the model {path} does not say its `classes` and `input_size` in its metadata"
             ) from None
-        self.side = given.shape[-1] if isinstance(given.shape[-1], int) else 416
+        first = {name: number for number, name in enumerate(self.classes) if name in ONE_OF}
+        self._groups = np.array(
+            [min(first.values()) if name in first else n for n, name in enumerate(self.classes)],
+            np.int64,
+        )
         if others or len(outputs) != 1 or len(given.shape) != 4 or self.side % 32:
             raise Misconfigured(
                 f"the model {path} takes {given.shape}, not one square of a multiple of 32 pixels"
             )
         warmed = self._run(np.zeros((1, 3, self.side, self.side), np.float32))
         cells = sum((self.side // stride) ** 2 for stride in (8, 16, 32))
-        if warmed.shape != (cells, 5 + len(self.classes)):
+        if warmed.shape != (cells, 4 + len(self.classes)):
             raise Misconfigured(
-                f"the model {path} answers {warmed.shape}, not {(cells, 5 + len(self.classes))}"
+                f"the model {path} answers {warmed.shape}, not {(cells, 4 + len(self.classes))}"
             )
 
     def _run(self, tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -99,8 +106,8 @@ class Model:
         header = read_jpeg_header(data)
         image = decode(data, header, self.side)
         square = letterbox(image, self.side, header.width, header.height)
-        boxes, scores, classes = decode_yolox(self._run(square.tensor), self.side, min_score)
-        kept = suppress(boxes, scores, classes, MAX_OVERLAP)[:MAX_BOXES]
+        boxes, scores, classes = decode_cells(self._run(square.tensor), self.side, min_score)
+        kept = suppress(boxes, scores, self._groups[classes], MAX_OVERLAP)[:MAX_BOXES]
         limit = np.array([header.width, header.height] * 2, np.float32)
         placed = np.clip(boxes[kept] / square.scale, 0, limit)
         return [

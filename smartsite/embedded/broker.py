@@ -17,6 +17,7 @@ What to know about it as a peer (measured with 2.15.1, see ADR 0003):
   `ack_wait_seconds`; a live one gets it again after the same time.
 - A subscriber is cut off when more than `max_pending_bytes` wait for it in memory, and up to
   `max_ack_pending` messages do. Frames are large: keep the product of the two in mind.
+- When its disk space is used up it cuts publishers off without acknowledging.
 - It speaks no MQTT 5, and grants shared subscriptions (``$share``) but delivers nothing on them.
 """
 
@@ -35,6 +36,7 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from smartsite.embedded.folders import LOOPBACK, ServiceFolder, write_private
+from smartsite.embedded.jetstream import bound_queue
 from smartsite.embedded.process import Child
 from smartsite.errors import Misconfigured, Unavailable
 
@@ -43,6 +45,7 @@ _PROGRAM = "nats-server"
 _START_SECONDS = 60.0
 _PREVIOUS_SECONDS = 10.0
 _PORT_ATTEMPTS = 5
+_SESSIONS_BYTES = 2**30  # room for sessions and retained messages beside the queue
 _POLL_SECONDS = 0.02
 
 
@@ -64,7 +67,8 @@ class EmbeddedBroker:
         max_pending_bytes: unsent bytes of one client that the broker holds in memory before it
             cuts that client off.
         max_payload_bytes: largest message; a publisher of a larger one is cut off.
-        max_store_bytes: disk space for queues and sessions together.
+        max_queue_bytes: disk space for queued messages. When it is full, publishers are cut off
+            unacknowledged, while subscribers can still come and drain it.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class EmbeddedBroker:
         max_ack_pending: int = 4_000,
         max_pending_bytes: int = 2**30,
         max_payload_bytes: int = 8 * 2**20,
-        max_store_bytes: int = 10 * 2**30,
+        max_queue_bytes: int = 10 * 2**30,
     ) -> None:
         self.store_dir = store_dir.absolute()
         self.port: int | None = None
@@ -90,7 +94,7 @@ class EmbeddedBroker:
         self._max_ack_pending = max_ack_pending
         self._max_pending_bytes = max_pending_bytes
         self._max_payload_bytes = max_payload_bytes
-        self._max_store_bytes = max_store_bytes
+        self._max_queue_bytes = max_queue_bytes
         self._folder = ServiceFolder(self.store_dir, service="broker")
         self._child: Child | None = None
 
@@ -217,7 +221,7 @@ class EmbeddedBroker:
             "jetstream": {
                 "store_dir": str(self.store_dir),
                 "sync_interval": sync,
-                "max_file_store": self._max_store_bytes,
+                "max_file_store": self._max_queue_bytes + _SESSIONS_BYTES,
                 "max_memory_store": 64 * 2**20,
             },
             "mqtt": {
@@ -245,8 +249,10 @@ class EmbeddedBroker:
         while self._child.alive:
             # It tells its ports when it listens on all of them; before that, whoever answers on
             # the MQTT port is not ours.
-            self.monitoring_url = self._told_monitoring_url()
-            if self.monitoring_url is not None and self._accepts():
+            ports = self._told_ports()
+            if ports is not None and self._accepts():
+                self.monitoring_url = f"http://{LOOPBACK}:{ports['monitoring']}"
+                self._bound_queue(ports["nats"])
                 return True
             if time.monotonic() > deadline:
                 raise Unavailable(
@@ -256,19 +262,34 @@ class EmbeddedBroker:
             self._child.wait(_POLL_SECONDS)
         return False
 
-    def _told_monitoring_url(self) -> str | None:
+    def _told_ports(self) -> dict[str, int] | None:
+        """The ports that the broker chose, by protocol."""
         for path in (self.store_dir / "run").glob("*.ports"):
-            with contextlib.suppress(ValueError, KeyError, IndexError, OSError):
-                return str(json.loads(path.read_text(encoding="utf-8"))["monitoring"][0])
+            with contextlib.suppress(ValueError, OSError):  # half written, or just replaced
+                told = json.loads(path.read_text(encoding="utf-8"))
+                return {name: int(urls[0].rpartition(":")[2]) for name, urls in told.items()}
         return None
 
     def _accepts(self) -> bool:
         assert self.port is not None  # noqa: S101 - called from `_launch` alone
-        user, password = next(iter(self._users.items()), (None, None))
+        user, password = self._first_user()
         try:
             return greet(self.port, "smartsite-readiness", user=user, password=password) == 0
         except OSError:
             return False
+
+    def _bound_queue(self, port: int) -> None:
+        user, password = self._first_user()
+        try:
+            bound_queue(port, self._max_queue_bytes, user=user, password=password)
+        except OSError as error:
+            raise Unavailable(
+                f"The broker in {self.store_dir} did not take the limit of its queue ({error}). "
+                f"See {self.store_dir / 'nats.log'}."
+            ) from error
+
+    def _first_user(self) -> tuple[str | None, str | None]:
+        return next(iter(self._users.items()), (None, None))
 
 
 def running_url(store_dir: Path) -> str:

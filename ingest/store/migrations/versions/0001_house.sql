@@ -284,9 +284,12 @@ CREATE TABLE deliveries (
     last_status     integer,
     last_error      text,
     created_at      timestamptz NOT NULL,
-    delivered_at    timestamptz
+    delivered_at    timestamptz,
+    UNIQUE (event_id, recipient_id)
 );
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
+CREATE INDEX deliveries_recipient ON deliveries (recipient_id, next_attempt_at)
+    WHERE state = 'pending';
 CREATE INDEX deliveries_violation ON deliveries (violation_id);
 
 -- What could and could not be judged. Spans of one rule and subject do not overlap.

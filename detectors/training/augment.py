@@ -1,0 +1,294 @@
+"""From pictures to training samples: mosaic, scale, colour, weather, and hats.
+
+A sample carries, beside its boxes, a map of what is known where: a mosaic mixes sources that label
+different classes, and a box cut off to a sliver is neither there nor not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from detectors.training.dataset import Boxes, Picture, PixelCache, Pixels, resized
+from detectors.training.recipe import CLASSES, HEAD, HELMET, Recipe
+
+PADDING = 114
+FINEST_STRIDE = 8
+# A box cut at the edge stays a box while this part of it is left …
+MIN_VISIBLE = 0.4
+# … and while it is this long, in pixels of the sample.
+MIN_SIDE = 3.0
+# Hue (OpenCV, 0 to 179) of hard hats: red, orange, yellow, green, blue; and of none.
+HAT_HUES = (0, 8, 14, 22, 26, 30, 60, 105, 112, 118)
+
+
+@dataclass
+class Sample:
+    """One training sample.
+
+    Attributes:
+        pixels: [S, S, 3], BGR.
+        classes: [n].
+        boxes: x1, y1, x2, y2 in pixels, [n, 4].
+        exact: whether a box is exact, [n].
+        known: [classes, S / 8, S / 8]: whether a location without a box is without an object.
+    """
+
+    pixels: Pixels
+    classes: npt.NDArray[np.int64]
+    boxes: Boxes
+    exact: npt.NDArray[np.bool_]
+    known: npt.NDArray[np.bool_]
+
+
+class Sampler:
+    """Draws samples; sample n of step s depends on the recipe's seed, s and n alone."""
+
+    def __init__(self, recipe: Recipe, pictures: list[Picture], cache: PixelCache) -> None:
+        self._recipe = recipe
+        self._pictures = pictures
+        self._cache = cache
+        weights = dict(recipe.source_weights)
+        drawn = np.array([weights.get(picture.source, 1.0) for picture in pictures])
+        self._cumulated = np.cumsum(drawn / drawn.sum())
+
+    def batch(self, step: int) -> list[Sample]:
+        """The samples of a step."""
+        random = np.random.default_rng((self._recipe.seed, step))
+        plain = self._recipe.plain(step)
+        size = self._recipe.size if plain else int(random.choice(self._recipe.sizes))
+        return [self._sample(random, size, plain=plain) for _ in range(self._recipe.batch)]
+
+    def _sample(self, random: np.random.Generator, size: int, *, plain: bool) -> Sample:
+        if not plain and random.random() < self._recipe.mosaic:
+            sample = self._mosaic(random, size)
+        else:
+            sample = _blank(size)
+            scale = random.uniform(0.8, 1.25) if plain else np.exp(random.uniform(-0.5, 0.6))
+            self._place(random, sample, (0, 0, size, size), float(scale))
+        if not plain and random.random() < self._recipe.mixup:
+            other = _blank(size)
+            self._place(random, other, (0, 0, size, size), float(random.uniform(0.7, 1.3)))
+            sample = _mixed(sample, other, float(random.uniform(0.3, 0.5)))
+        sample.pixels = _weathered(random, sample.pixels)
+        if random.random() < 0.5:
+            _flip(sample)
+        return sample
+
+    def _mosaic(self, random: np.random.Generator, size: int) -> Sample:
+        sample = _blank(size)
+        x, y = (int(part * size) for part in random.uniform(0.3, 0.7, 2))
+        for area in ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)):
+            scale = float(np.exp(random.uniform(np.log(0.4), np.log(1.25))))
+            self._place(random, sample, area, scale)
+        return sample
+
+    def _place(
+        self,
+        random: np.random.Generator,
+        sample: Sample,
+        area: tuple[int, int, int, int],
+        scale: float,
+    ) -> None:
+        """Puts a picture, scaled against its letterbox in the sample, into an area of it."""
+        number = int(np.searchsorted(self._cumulated, random.random()))
+        picture = self._pictures[min(number, len(self._pictures) - 1)]
+        pixels = self._cache[min(number, len(self._pictures) - 1)]
+        height, width = pixels.shape[:2]
+        size = sample.pixels.shape[0]
+        stretch = float(np.exp(random.uniform(-0.1, 0.1)))
+        zoom = scale * size / max(height, width)
+        zoom_x, zoom_y = zoom * stretch, zoom / stretch
+        left, top, right, bottom = area
+        # Source window [u0, u1) and where its upper left corner lands.
+        u0, u1, landing_x = _window(random, width, right - left, zoom_x)
+        v0, v1, landing_y = _window(random, height, bottom - top, zoom_y)
+        out_width = min(max(1, round((u1 - u0) * zoom_x)), right - left - landing_x)
+        out_height = min(max(1, round((v1 - v0) * zoom_y)), bottom - top - landing_y)
+        x0, y0 = left + landing_x, top + landing_y
+        x1, y1 = x0 + out_width, y0 + out_height
+        patch = resized(pixels[v0:v1, u0:u1], out_width, out_height)
+
+        boxes = picture.boxes * np.array([width, height] * 2, np.float32)
+        boxes = (boxes - np.array([u0, v0] * 2, np.float32)) * np.array(
+            [out_width / (u1 - u0), out_height / (v1 - v0)] * 2, np.float32
+        ) + np.array([x0, y0] * 2, np.float32)
+        cut = boxes.clip(
+            np.array([x0, y0] * 2, np.float32), np.array([x1, y1] * 2, np.float32)
+        ).astype(np.float32)
+        kept, doubtful = _still_visible(boxes, cut)
+
+        sample.known[:, _cells(y0, y1), _cells(x0, x1)] = picture.known[:, None, None]
+        for category, box in zip(picture.classes[doubtful], cut[doubtful], strict=True):
+            sample.known[category, _cells(box[1], box[3]), _cells(box[0], box[2])] = False
+        _dress_heads(random, patch, picture.classes[kept], cut[kept] - np.float32([x0, y0] * 2))
+        sample.pixels[y0:y1, x0:x1] = patch
+        sample.classes = np.concatenate((sample.classes, picture.classes[kept]))
+        sample.boxes = np.concatenate((sample.boxes, cut[kept]))
+        sample.exact = np.concatenate((sample.exact, picture.exact[picture.classes[kept]]))
+
+
+def _blank(size: int) -> Sample:
+    cells = size // FINEST_STRIDE
+    return Sample(
+        pixels=np.full((size, size, 3), PADDING, np.uint8),
+        classes=np.zeros(0, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        exact=np.zeros(0, np.bool_),
+        known=np.ones((len(CLASSES), cells, cells), np.bool_),
+    )
+
+
+def _window(
+    random: np.random.Generator, length: int, room: int, zoom: float
+) -> tuple[int, int, int]:
+    """Part of an axis that is shown, and where in the room it begins."""
+    shown = min(length, max(1, int(room / zoom)))
+    start = int(random.integers(0, length - shown + 1))
+    landing = int(random.integers(0, max(0, room - round(shown * zoom)) + 1))
+    return start, start + shown, landing
+
+
+def _still_visible(boxes: Boxes, cut: Boxes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which cut boxes are still boxes, and which leave something unclear behind."""
+    whole = np.prod(boxes[:, 2:] - boxes[:, :2], 1)
+    sides = cut[:, 2:] - cut[:, :2]
+    left = np.prod(sides, 1)
+    kept = (left >= MIN_VISIBLE * whole) & (sides.min(1, initial=np.inf) >= MIN_SIDE)
+    return kept, ~kept & (left > 0.05 * whole)
+
+
+def _cells(start: float, end: float) -> slice:
+    return slice(int(start) // FINEST_STRIDE, -(-int(end) // FINEST_STRIDE))
+
+
+def _mixed(below: Sample, above: Sample, share: float) -> Sample:
+    return Sample(
+        pixels=np.asarray(
+            cv2.addWeighted(below.pixels, 1.0 - share, above.pixels, share, 0.0), np.uint8
+        ),
+        classes=np.concatenate((below.classes, above.classes)),
+        boxes=np.concatenate((below.boxes, above.boxes)),
+        exact=np.concatenate((below.exact, above.exact)),
+        known=below.known & above.known,
+    )
+
+
+def _flip(sample: Sample) -> None:
+    size = sample.pixels.shape[1]
+    sample.pixels = np.ascontiguousarray(sample.pixels[:, ::-1])
+    sample.known = sample.known[:, :, ::-1]
+    sample.boxes[:, [0, 2]] = size - sample.boxes[:, [2, 0]]
+
+
+def _dress_heads(
+    random: np.random.Generator,
+    patch: Pixels,
+    classes: npt.NDArray[np.int64],
+    boxes: Boxes,
+) -> None:
+    """Gives heads and helmets other colours, and some heads a knit hat.
+
+    Every public helmet model tried took caps for helmets. Colour must not decide: hair and caps
+    get the colours of hard hats, hard hats those of hair and caps.
+    """
+    for category, box in zip(classes, boxes, strict=True):
+        if category not in (HELMET, HEAD) or random.random() > 0.3:
+            continue
+        x0, y0 = (max(0, int(v)) for v in box[:2])
+        x1, y1 = int(np.ceil(box[2])), int(np.ceil(box[3]))
+        upper = patch[y0 : y0 + max(1, round((y1 - y0) * 0.62)), x0:x1]
+        if min(upper.shape[:2]) < 4:
+            continue
+        if category == HEAD and upper.shape[1] >= 16 and random.random() < 0.3:
+            dressed = _knit(random, upper)
+        else:
+            dressed = _recoloured(random, upper)
+        alpha = _cap_mask(upper.shape[0], upper.shape[1])
+        upper[:] = (upper + (dressed - upper) * alpha).clip(0, 255).astype(np.uint8)
+
+
+def _cap_mask(height: int, width: int) -> npt.NDArray[np.float32]:
+    """Soft upper half of an ellipse, [H, W, 1]."""
+    y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
+    x = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / width
+    radius = np.hypot((x - 0.5) / 0.47, (y - 0.95) / 0.95)
+    side = np.clip((1.0 - radius) * 5.0, 0.0, 1.0)
+    lower = np.clip((1.0 - y) * 5.0, 0.0, 1.0)
+    return (side * lower)[:, :, None].astype(np.float32)
+
+
+def _colour(random: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A colour of headgear, BGR."""
+    kind = random.random()
+    if kind < 0.3:
+        return np.full(3, random.uniform(15, 245), np.float32)
+    hue = int(random.choice(HAT_HUES)) if kind < 0.8 else int(random.integers(0, 180))
+    hsv = np.array([[[hue, random.integers(90, 240), random.integers(60, 250)]]], np.uint8)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.float32)[0, 0]
+
+
+def _recoloured(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
+    """The same light and texture in another colour."""
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)[:, :, None]
+    colour = _colour(random)
+    middle = max(20.0, float(np.median(grey)))
+    return np.asarray(colour * (grey / middle) ** random.uniform(0.6, 1.0), np.float32)
+
+
+def _knit(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
+    """A ribbed, noisy surface that keeps the light of what it covers."""
+    height, width = pixels.shape[:2]
+    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)
+    light = np.asarray(cv2.GaussianBlur(grey, (0, 0), max(1.5, width / 5)), np.float32)
+    light = 0.5 + 0.5 * light / max(20.0, float(light.mean()))
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    period = random.uniform(3.0, max(3.5, width / 6))
+    ribs = np.sin(2 * np.pi * (x + random.uniform(-0.2, 0.2) * y) / period)
+    rows = np.sin(2 * np.pi * y / random.uniform(3.0, max(3.5, height / 4)))
+    texture = 1.0 + random.uniform(0.08, 0.3) * ribs + random.uniform(0.0, 0.2) * rows
+    texture = texture + random.normal(0.0, 0.06, (height, width))
+    cloth = _colour(random) * (light * texture)[:, :, None]
+    if random.random() < 0.3:  # a brim turned up, or a stripe, in another colour
+        band = slice(int(height * random.uniform(0.5, 0.7)), None)
+        cloth[band] = _colour(random) * (light * texture)[band, :, None]
+    return np.asarray(cloth, np.float32)
+
+
+def _weathered(random: np.random.Generator, pixels: Pixels) -> Pixels:
+    """Colours, light, night, blur and compression of the whole sample."""
+    hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), np.uint8)
+    levels = np.arange(256, dtype=np.float32)
+    shift = random.uniform(-9, 9)
+    richer = random.uniform(0.45, 1.5)
+    brighter = random.uniform(0.65, 1.4)
+    gamma = np.exp(random.uniform(-0.25, 0.25))
+    if random.random() < 0.06:
+        richer = 0.0  # cameras see grey in infrared
+    if random.random() < 0.08:
+        brighter, gamma = random.uniform(0.25, 0.6), random.uniform(1.0, 1.6)
+    tables = (
+        np.mod(levels + shift, 180),
+        levels * richer,
+        255 * (levels / 255) ** gamma * brighter,
+    )
+    table = np.stack([t.clip(0, 255) for t in tables], 1).astype(np.uint8)[None]
+    pixels = np.asarray(cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR), np.uint8)
+    dice = random.random()
+    if dice < 0.06:
+        kernel = int(random.choice((3, 5)))
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (kernel, kernel), 0), np.uint8)
+    elif dice < 0.12:
+        quality = int(random.integers(20, 60))
+        _, coded = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
+        pixels = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    elif dice < 0.17:
+        noise = random.normal(0.0, random.uniform(3, 14), pixels.shape[:2]).astype(np.float32)
+        pixels = (pixels + noise[:, :, None]).clip(0, 255).astype(np.uint8)
+    elif dice < 0.22:
+        small = resized(pixels, pixels.shape[1] // 2, pixels.shape[0] // 2)
+        pixels = resized(small, pixels.shape[1], pixels.shape[0])
+    return pixels

@@ -1,0 +1,215 @@
+"""From the socket to the acknowledgement: gathers, has written, and only then acknowledges.
+
+Messages wait in the order they came until there are enough of them or the first has waited long
+enough; then they are written in one transaction while the next ones gather. Nothing is
+acknowledged that is not committed. While the database or the disk is away the same messages are
+tried again; how much may gather meanwhile is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ingest import metrics
+from ingest.errors import Unavailable
+from ingest.mqtt.codec import Publishes
+from ingest.mqtt.connection import Connection, Options
+from ingest.pipeline import Arrivals
+from ingest.segments import Flag
+
+log = logging.getLogger(__name__)
+
+Write: TypeAlias = Callable[[Arrivals], Awaitable[None]]
+
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 5.0
+
+_FLAGS = tuple(
+    (Flag.DUP if low & 8 else 0) | (low >> 1 & 0b11) | (Flag.RETAIN if low & 1 else 0)
+    for low in range(16)
+)
+"""From the low half of a PUBLISH's first byte to `Flag`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushing:
+    """When to write.
+
+    Attributes:
+        messages: As soon as so many wait.
+        after_s: Or when the first has waited so long.
+        most_bytes: When more payload waits, reading the socket stops until some is written.
+        read_on: Never stop reading: for a broker that resets who does not read, and bounds the
+            unacknowledged itself.
+    """
+
+    messages: int
+    after_s: float
+    most_bytes: int
+    read_on: bool
+
+
+class Consumer:
+    """One MQTT session and the writer behind it.
+
+    Attributes:
+        connection: The session.
+    """
+
+    def __init__(self, role: str, options: Options, flushing: Flushing, write: Write) -> None:
+        """Wire a session to a writer.
+
+        Args:
+            role: For metrics and logs.
+            options: The session.
+            flushing: When to write.
+            write: Writes messages wholly and durably, or raises `Unavailable` to be called again
+                with the same ones.
+        """
+        self.connection = Connection(options, self._take, self._state)
+        self._role = role
+        self._flushing = flushing
+        self._write = write
+        self._waiting = Arrivals()
+        self._packet_ids: list[tuple[int, list[int]]] = []
+        self._waiting_bytes = 0
+        self._writing_messages = 0
+        self._first_at = 0.0
+        self._arrived = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._messages = metrics.MESSAGES.labels(role)
+        self._redeliveries = metrics.REDELIVERIES.labels(role)
+        self._pending = metrics.PENDING.labels(role)
+        self._commit_seconds = metrics.COMMIT_SECONDS.labels(role)
+        self._usable = metrics.DATABASE_USABLE.labels(role)
+        metrics.BROKER_CONNECTED.labels(role).set(0)
+        self._usable.set(1)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until told to stop; what was read by then is written and acknowledged.
+
+        Args:
+            stop: Set from outside.
+
+        Raises:
+            Misconfigured: Broker or worker name refuse us; a person has to help.
+        """
+        link_stop = asyncio.Event()
+        session = asyncio.create_task(self.connection.run(link_stop), name=f"{self._role} session")
+        flushing = asyncio.create_task(self._flush_for_ever(stop), name=f"{self._role} flushing")
+        try:
+            await asyncio.wait((session, flushing), return_when=asyncio.FIRST_COMPLETED)
+            if flushing.done():
+                flushing.result()
+            link_stop.set()
+            await session
+        finally:
+            for task in (session, flushing):
+                task.cancel()
+            await asyncio.gather(session, flushing, return_exceptions=True)
+
+    def _state(self, up: bool, why: str) -> None:
+        metrics.BROKER_CONNECTED.labels(self._role).set(up)
+        log.info("%s: broker %s (%s)", self._role, "connected" if up else "not connected", why)
+
+    def _take(self, publishes: Publishes, generation: int) -> None:
+        """Take in what one read of the socket held."""
+        waiting = self._waiting
+        start = len(waiting)
+        if not start:
+            self._first_at = time.monotonic()
+        count = len(publishes)
+        waiting.topics += publishes.topics
+        waiting.payloads += publishes.payloads
+        waiting.flags += [_FLAGS[low] for low in publishes.flags]
+        waiting.received_us += [time.time_ns() // 1_000] * count
+        for index, facts in publishes.oversized.items():
+            waiting.oversized[start + index] = facts
+            waiting.flags[start + index] |= Flag.TRUNCATED
+        self._packet_ids.append((generation, publishes.packet_ids))
+        self._waiting_bytes += sum(map(len, publishes.payloads))
+        self._messages.inc(count)
+        self._arrived.set()
+        if len(waiting) >= self._flushing.messages:
+            self._enough.set()
+        if self._waiting_bytes > self._flushing.most_bytes and not self._flushing.read_on:
+            self.connection.pause_reading()
+
+    async def _flush_for_ever(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while True:
+                if not len(self._waiting):
+                    arrived = asyncio.ensure_future(self._arrived.wait())
+                    await asyncio.wait((arrived, stopping), return_when="FIRST_COMPLETED")
+                    arrived.cancel()
+                    if not len(self._waiting):
+                        return
+                left_s = self._first_at + self._flushing.after_s - time.monotonic()
+                if left_s > 0 and not stop.is_set() and not self._enough.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._enough.wait(), left_s)
+                if stop.is_set():
+                    self.connection.pause_reading()
+                if not await self._flush(stopping):
+                    return
+        finally:
+            stopping.cancel()
+
+    async def _flush(self, stopping: asyncio.Task[Literal[True]]) -> bool:
+        """Write what waits and acknowledge it; false if told to stop while that cannot be done."""
+        arrivals, packet_ids, first_at = self._waiting, self._packet_ids, self._first_at
+        self._waiting, self._packet_ids, self._waiting_bytes = Arrivals(), [], 0
+        self._arrived.clear()
+        self._enough.clear()
+        self._pending.set(len(arrivals))
+        if not await self._write_until_done(arrivals, stopping):
+            return False
+        for generation, ids in _by_generation(packet_ids):
+            self.connection.acknowledge(generation, ids)
+        self._commit_seconds.observe(time.monotonic() - first_at)
+        self._redeliveries.inc(sum(1 for flag in arrivals.flags if flag & Flag.DUP))
+        self._pending.set(len(self._waiting))
+        if not stopping.done():
+            self.connection.resume_reading()
+        return True
+
+    async def _write_until_done(
+        self, arrivals: Arrivals, stopping: asyncio.Task[Literal[True]]
+    ) -> bool:
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                await self._write(arrivals)
+            except Unavailable as fault:
+                self._usable.set(0)
+                log.warning(
+                    "%s: %s; %d messages wait unacknowledged, trying again in %.1f s",
+                    self._role,
+                    fault,
+                    len(arrivals) + len(self._waiting),
+                    delay_s,
+                )
+                if stopping.done():
+                    return False
+                jitter = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                await asyncio.wait((stopping,), timeout=delay_s * jitter)
+                delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+            else:
+                self._usable.set(1)
+                return True
+
+
+def _by_generation(packet_ids: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
+    """Join the ids of each TCP connection, in the order received, without QoS 0's zeros."""
+    joined: dict[int, list[int]] = {}
+    for generation, ids in packet_ids:
+        joined.setdefault(generation, []).extend(ids)
+    return [(generation, [i for i in ids if i]) for generation, ids in joined.items()]

@@ -1,0 +1,88 @@
+"""What the roles that consume MQTT share: the session's options from the settings."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from ingest.consumer import Flushing
+from ingest.mqtt.connection import Options
+from smartsite.errors import Misconfigured
+from smartsite.services import EMBEDDED, Whereabouts
+from smartsite.settings import BrokerSettings, Settings, resolve_secret
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Payload that may wait in memory before the socket is no longer read."""
+
+
+def session_options(
+    settings: Settings,
+    whereabouts: Whereabouts,
+    worker: str,
+    filters: tuple[str, ...],
+    max_payload_bytes: int,
+) -> Options:
+    """Put a session's options together.
+
+    Args:
+        settings: Of the broker.
+        whereabouts: Where it is.
+        worker: Name of the session.
+        filters: Below the prefix.
+        max_payload_bytes: Larger payloads are skipped.
+
+    Returns:
+        The options.
+
+    Raises:
+        Misconfigured: A secret or a certificate cannot be read.
+    """
+    broker = settings.broker
+    prefix = f"{broker.prefix}/" if broker.prefix else ""
+    password = None
+    if broker.password is not None:
+        password = resolve_secret(broker.password, "broker.password")
+    return Options(
+        url=whereabouts.broker_url,
+        client_id=f"smartsite-{worker}",
+        filters=tuple((prefix + topic_filter, 1) for topic_filter in filters),
+        version=broker.version,
+        username=broker.username,
+        password=password,
+        tls=_tls(broker),
+        keepalive_s=broker.keepalive_s,
+        max_payload_bytes=max_payload_bytes,
+    )
+
+
+def flushing(settings: Settings, messages: int, after_s: float) -> Flushing:
+    """Say when to write.
+
+    Args:
+        settings: Of the broker.
+        messages: As soon as so many wait.
+        after_s: Or when the first has waited so long.
+
+    Returns:
+        The terms.
+    """
+    read_on = settings.broker.keep_reading
+    if read_on is None:
+        read_on = settings.broker.url == EMBEDDED
+    return Flushing(messages, after_s, MOST_BYTES, read_on)
+
+
+def _tls(broker: BrokerSettings) -> ssl.SSLContext | None:
+    if not broker.url.startswith("mqtts"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=_text(broker.ca_file))
+        if broker.cert_file is not None:
+            context.load_cert_chain(broker.cert_file, _text(broker.key_file))
+    except (OSError, ssl.SSLError) as fault:
+        raise Misconfigured(f"broker.ca_file, cert_file or key_file: {fault}") from None
+    return context
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
