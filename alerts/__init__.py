@@ -1,0 +1,1 @@
+"""Floor 2: violations with a life, who has to be told of them, and the telling."""

@@ -200,10 +200,11 @@ class CraneDetector:
 
     def finish(self, at: datetime) -> list[Said]:
         """End what is pending; see `detectors.detector.Detector`."""
-        said = self._judge() if self._spoken_at is not None else []
-        if self.settled_at is not None and at > self.settled_at:
-            said += self._pass(at)
-            self._settle(at)
+        if self.settled_at is None:
+            return []
+        said = self._judge()
+        self.settled_at = max(at, self.settled_at)
+        said += self._pass(self.settled_at)
         return said + self._episodes.cut() + self._spans.flush()
 
     def _settle(self, instant: datetime) -> None:

@@ -147,13 +147,10 @@ class DustDetector:
 
     def finish(self, at: datetime) -> list[Said]:
         """End what is pending; see `detectors.detector.Detector`."""
-        if self._since is None:
+        if self.settled_at is None:
             return []
-        if self.settled_at is None or at > self.settled_at:
-            said = self._pass(at, sampled=True)
-            self.settled_at = at
-        else:
-            said = []
+        self.settled_at = max(at, self.settled_at)
+        said = self._pass(self.settled_at, sampled=True)
         return said + self._episodes.cut() + self._spans.flush()
 
     def _pass(self, at: datetime, *, sampled: bool) -> list[Said]:

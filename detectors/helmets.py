@@ -190,10 +190,10 @@ class HelmetDetector:
 
     def finish(self, at: datetime) -> list[Said]:
         """End what is pending; see `detectors.detector.Detector`."""
-        said: list[Said] = []
-        if self.settled_at is not None and at > self.settled_at:
-            said += self._pass(at)
-            self._settle(at)
+        if self.settled_at is None:
+            return []
+        self.settled_at = max(at, self.settled_at)
+        said = self._pass(self.settled_at)
         said += [self._finding(episode, closed=True) for episode in self._episodes]
         self._episodes.clear()
         self._tracks.clear()

@@ -19,8 +19,8 @@ from typing import Literal, TypeAlias
 
 from ingest import metrics
 from ingest.errors import Unavailable
-from ingest.mqtt.codec import Publishes
-from ingest.mqtt.connection import Connection, Options
+from ingest.interim.codec import Publishes
+from ingest.interim.connection import Connection, Options
 from ingest.pipeline import Arrivals
 from ingest.segments import Flag
 

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import msgspec
 import psycopg
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alerts.errors import AlertsError
+from alerts.listing import ListedViolation, violations
 from ingest.errors import IngestError
 from ingest.errors import Misconfigured as IngestMisconfigured
 from ingest.registry import import_site_file, list_devices
@@ -65,6 +67,44 @@ def _set_up_logging() -> None:
         level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@app.command()
+def demo(
+    for_seconds: Annotated[
+        float | None,
+        typer.Option("--for", min=1, help="Stop after so many seconds of the simulated site."),
+    ] = None,
+    as_json: JsonOption = False,
+    webhook: Annotated[
+        str | None, typer.Option(help="Tell this URL too, with --secret-file.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="File with the whsec_ secret of --webhook.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 1,
+    config: ConfigOption = None,
+) -> None:
+    """Show everything: a simulated site, the whole service, two recipients, in this terminal.
+
+    A minute shows a dust exceedance, two cranes too near and a worker without a helmet. With
+    --for it ends by itself, and succeeds only if each kind was stored, told to both recipients
+    with a valid signature, and no reading is unaccounted for.
+    """
+    if (webhook is None) != (secret_file is None):
+        raise Misconfigured("--webhook and --secret-file go together")
+    extra = (webhook, secret_file) if webhook is not None and secret_file is not None else None
+    settings = load_settings(config)
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    from smartsite.demoing import present
+
+    result = present(settings, for_seconds, seed, extra, as_json=as_json)
+    if as_json:
+        _print_json(result)
+    if for_seconds is not None and not result["ok"]:
+        for line in result["missing"]:
+            _say(f"smartsite demo: {line}")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -174,6 +214,46 @@ def devices(
             row["model"],
             last.isoformat(timespec="seconds") if last else "never",
             online,
+        )
+    Console().print(table)
+
+
+@app.command("violations")
+def list_violations(
+    config: ConfigOption = None,
+    site: Annotated[str | None, typer.Option(help="Only this site's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """List what was found, newest first, with its evidence: readings and frames by hash."""
+    settings = load_settings(config)
+
+    async def fetch(url: str) -> list[ListedViolation]:
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            return await violations(connection, site=site, limit=limit)
+
+    with database(settings) as url:
+        with psycopg.connect(url) as connection:
+            require_latest(connection)
+        found = asyncio.run(fetch(url))
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("opened", "closed", "kind", "site", "subject", "state", "what happened", "told")
+    for violation in found:
+        zone = ZoneInfo(violation.timezone)
+        delivered = sum(1 for delivery in violation.deliveries if delivery.state == "delivered")
+        table.add_row(
+            violation.opened_at.astimezone(zone).isoformat(" ", "seconds"),
+            violation.closed_at.astimezone(zone).strftime("%H:%M:%S")
+            if violation.closed_at
+            else "lasts",
+            violation.kind,
+            violation.site,
+            violation.subject,
+            str(violation.state),
+            f"{violation.message_zh}\n{violation.message_en}",
+            f"{delivered}/{len(violation.deliveries)}",
         )
     Console().print(table)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from smartsite.errors import Unavailable
 from smartsite.settings import Settings, resolve_secret
 
 EMBEDDED = "embedded"
+DEMO_FOLDER = "demo"
+"""Where below the data folder the demo keeps its own."""
 
 
 class Whereabouts(msgspec.Struct):
@@ -166,16 +169,24 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database.url != EMBEDDED:
         yield external_database_url(settings)
         return
+    if not (settings.data_dir / "postgres").exists():
+        demo = settings.data_dir / DEMO_FOLDER
+        if not (demo / "postgres").exists():
+            raise _nothing_there(settings)
+        print(f"smartsite: showing the demo's data in {demo}", file=sys.stderr)
+        settings = settings.model_copy(update={"data_dir": demo})
     found = running(settings)
     if found is not None:
         yield found.database_url
         return
-    if not (settings.data_dir / "postgres").exists():
-        raise Unavailable(
-            f"there is no database in {settings.data_dir} yet: start `smartsite run` or"
-            " `smartsite demo`, or name another folder by data_dir"
-        )
     services = Services(settings, with_broker=False)
     if services.postgres is not None:
         with services.postgres:
             yield services.postgres.url
+
+
+def _nothing_there(settings: Settings) -> Unavailable:
+    return Unavailable(
+        f"there is no database in {settings.data_dir} yet: start `smartsite run` or"
+        " `smartsite demo`, or name another folder by data_dir"
+    )

@@ -1,1 +1,1 @@
-"""MQTT as a consumer needs it: a codec without I/O, and a small connection around it."""
+"""MQTT as a consumer speaks it: a pure codec, and a connection around it."""

@@ -1,27 +1,56 @@
-"""What can go wrong with a broker.
+"""What can go wrong between us and a broker.
 
 ::
 
     IngestError
+    ├── ProtocolError           rejected: what the broker sent is not MQTT; drop the connection,
+    │                           connect again with back-off
     ├── Unavailable
-    │   └── BrokerUnavailable     cannot be reached, went away, or stopped answering: reconnect
-    │       └── ProtocolError     sent what MQTT does not allow: reconnect
+    │   └── BrokerUnavailable   it cannot be reached, is silent, hung up, or said "later"
     └── Misconfigured
-        └── BrokerRefused         refuses our name, password or a filter: a person has to help
+        └── BrokerMisconfigured     the settings cannot be right
+            ├── ConnectRefused      the broker does not let us in: credentials, client id, version
+            └── FilterRefused       it does not grant a subscription
+
+No message holds a user name, a password or a URL.
 """
 
 from __future__ import annotations
 
-from ingest.errors import Misconfigured, Unavailable
+from ingest.errors import IngestError, Misconfigured, Unavailable
+
+
+class ProtocolError(IngestError):
+    """What the broker sent breaks MQTT; nothing after it can be trusted."""
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker cannot be reached, went away, or stopped answering."""
+    """The broker cannot be reached, or is gone; the same will work later."""
 
 
-class ProtocolError(BrokerUnavailable):
-    """The broker sent what MQTT does not allow."""
+class BrokerMisconfigured(Misconfigured):
+    """With these settings no connection can come about."""
 
 
-class BrokerRefused(Misconfigured):
-    """The broker refuses our name, our password or a filter."""
+class ConnectRefused(BrokerMisconfigured):
+    """The broker will not let us in before a person changes something.
+
+    Attributes:
+        code: Return code (MQTT 3.1.1, 3.2.2.3) or reason code (MQTT 5, 3.2.2.2) of the CONNACK.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FilterRefused(BrokerMisconfigured):
+    """The broker does not grant a subscription, or less than what was asked.
+
+    Attributes:
+        refused: Every filter at fault, with the code of the SUBACK for it.
+    """
+
+    def __init__(self, message: str, refused: dict[str, int]) -> None:
+        super().__init__(message)
+        self.refused = refused

@@ -167,32 +167,33 @@ class Child:
         ]
         inherited = [fd for fd in (status_write, pipe_read, *keep_fds) if fd >= 0]
 
-        with os.fdopen(status_read, "rb") as status, self._opened_log() as output:
+        def fork(output: int | None) -> None:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+                pass_fds=inherited,
+            )
 
-            def fork() -> None:
-                self._popen = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=self._env,
-                    cwd=self._cwd,
-                    start_new_session=True,
-                    pass_fds=inherited,
-                )
-
+        with os.fdopen(status_read, "rb") as status:
             try:
                 try:
-                    _forker.run(fork)
+                    with self._opened_log() as output:
+                        _forker.run(lambda: fork(output))
                 finally:
                     os.close(status_write)
                     if pipe_read >= 0:
                         os.close(pipe_read)
                 problem = status.read().decode()
             except OSError as error:
+                self._drop_pipe()
                 raise Misconfigured(
                     f"{self.name} cannot be started: {error}. "
-                    "Check that the Python environment is complete."
+                    "Check the folders it works in and that the Python environment is complete."
                 ) from error
             except BaseException:  # Ctrl-C while it starts
                 self.kill()

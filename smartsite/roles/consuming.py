@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from ingest.consumer import Flushing
-from ingest.mqtt.connection import Options
+from ingest.interim.connection import Options
 from smartsite.errors import Misconfigured
 from smartsite.services import EMBEDDED, Whereabouts
 from smartsite.settings import BrokerSettings, Settings, resolve_secret

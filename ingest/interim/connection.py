@@ -22,9 +22,9 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ingest.errors import Misconfigured
-from ingest.mqtt import codec
-from ingest.mqtt.codec import Connack, Disconnect, Event, Publishes, Suback, Version
-from ingest.mqtt.errors import BrokerRefused, BrokerUnavailable, ProtocolError
+from ingest.interim import codec
+from ingest.interim.codec import Connack, Disconnect, Event, Publishes, Suback, Version
+from ingest.interim.errors import BrokerRefused, BrokerUnavailable, ProtocolError
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ingest.mqtt.errors import ProtocolError
+from ingest.interim.errors import ProtocolError
 
 Version: TypeAlias = Literal["3.1.1", "5"]
 

@@ -1,0 +1,297 @@
+"""Timelines of one camera: looks and boxes in, violations and coverage out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pytest
+
+from detectors.helmets import HelmetDetector
+from detectors.rules import HelmetRule
+from device_profiles.findings import Finding, Severity
+from device_profiles.readings import Box, Detections
+from tests.unit.detectors.timelines import (
+    SITE,
+    at,
+    box,
+    coverage_of,
+    episodes,
+    findings_of,
+    look,
+    run,
+    seconds,
+    spans,
+)
+
+RULE = HelmetRule()
+# Four bare sightings of the last six looks within 5 s; gone after 3 s, carried on for 10 more.
+EVERY_S = 0.5
+
+
+def detector(rule: HelmetRule = RULE) -> HelmetDetector:
+    return HelmetDetector(SITE, "cam-1", rule)
+
+
+def looks(
+    drawn: str, x: float = 100.0, start: float = 0.0, speed: float = 0.0, score: float = 0.8
+) -> list[Detections]:
+    """Two looks a second at one head: o bare, n helmeted, . not seen, s bare and a still scene."""
+    readings = []
+    for i, letter in enumerate(drawn):
+        where = x + speed * i * EVERY_S
+        label = {"o": "head", "s": "head", "n": "helmet"}.get(letter)
+        boxes = [] if label is None else [box(label, score, where)]
+        readings.append(look(start + i * EVERY_S, *boxes, still=letter == "s"))
+    return readings
+
+
+def together(*scenes: Iterable[Detections]) -> list[Detections]:
+    """Several heads in the same pictures."""
+    boxes: dict[float, tuple[Box, ...]] = {}
+    for scene in scenes:
+        for one in scene:
+            boxes[seconds(one.observed_at)] = boxes.get(seconds(one.observed_at), ()) + one.boxes
+    return [look(t, *boxes[t]) for t in sorted(boxes)]
+
+
+def ended(drawn: str, after: int = 40) -> tuple[list[Finding], list[tuple[float, float | None]]]:
+    """Findings of a scene that stays empty for a while at the end, and when they lasted."""
+    findings, _ = run(detector(), looks(drawn + "." * after))
+    return findings, episodes(findings)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        # Four of six, in a row, with gaps, too thin, and only after enough looks.
+        ("oooo", [(0, 1.5)]),
+        ("o.oo.o", [(0, 2.5)]),
+        ("o..o..o..o", []),
+        ("ooo", []),
+        (".....oooooo", [(2.5, 5)]),
+        # A helmet seen as well as the head: the head does not count until it has left the looks.
+        ("nooo", []),
+        ("noooooo", [(0.5, 3)]),
+        ("nonononono", []),
+        # A still scene repeats its boxes, and they count.
+        ("osss", [(0, 1.5)]),
+        # Bare, covered, and bare again soon after: one violation. Long after: two.
+        ("oooonnnnnnoooo", [(0, 6.5)]),
+        ("oooo" + "n" * 30 + "oooooooooo", [(0, 1.5), (17, 21.5)]),
+        # Not seen for two looks; for three seconds; for long.
+        ("oooo..oooo", [(0, 4.5)]),
+        ("oooo........oooo", [(0, 7.5)]),
+        ("oooo" + "." * 30 + "oooo", [(0, 1.5), (17, 18.5)]),
+        # A single glimpse does not carry on what is over.
+        ("oooo" + ".........o" * 4, [(0, 1.5)]),
+    ],
+)
+def test_a_bare_head_is_confirmed_over_several_looks(
+    drawn: str, expected: list[tuple[float, float | None]]
+) -> None:
+    assert ended(drawn)[1] == expected
+
+
+def test_a_finding_points_at_the_confirming_frames() -> None:
+    findings, _ = ended("o.oo.ooo")
+
+    opened, closed = findings
+    assert (opened.rule, opened.kind, opened.site, opened.severity) == (
+        "helmet.bare_head",
+        "helmet",
+        SITE,
+        Severity.WARNING,
+    )
+    assert opened.subject == "cam-1#1795248000000@120,120"
+    assert opened.closed_at is None
+    assert [(one.role, seconds(one.observed_at)) for one in opened.evidence] == [
+        ("confirmation", 0),
+        ("confirmation", 1),
+        ("confirmation", 1.5),
+        ("confirmation", 2.5),
+    ]
+    assert opened.evidence[1].boxes == (("head", 0.8, 100, 100, 140, 140),)
+    assert opened.evidence[1].frame_sha256 == f"{1000:064x}"
+    assert opened.evidence[1].model_sha256 == "ab" * 32
+    assert opened.measured == {"score": 0.8, "sightings": 4}
+    assert opened.message_zh == "摄像头 cam-1：有人未戴安全帽（4 帧确认，置信度最高 0.80）"
+    assert closed.identity == opened.identity
+    assert closed.evidence == (*opened.evidence, closed.evidence[-1])
+    assert (closed.evidence[-1].role, seconds(closed.evidence[-1].observed_at)) == ("last", 3.5)
+    assert closed.measured == {"score": 0.8, "sightings": 6}
+    assert closed.message_en == (
+        "Camera cam-1: a worker without a helmet (confirmed on 4 frames, score up to 0.80),"
+        " for 3 s, then no longer seen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("drawn", "after", "ending"),
+    [
+        ("oooo", 40, "不再看到"),
+        ("oooo" + "n" * 20, 20, "已戴好安全帽"),
+        ("oooo", 0, "其后画面中断"),
+    ],
+)
+def test_a_finding_says_how_it_ended(drawn: str, after: int, ending: str) -> None:
+    watch = detector()
+    findings, _ = run(watch, looks(drawn + "." * after))
+    findings += findings_of(watch.advance(at(60)))
+
+    assert findings[-1].message_zh.endswith(ending)
+    assert findings[-1].closed_at == at(1.5)
+
+
+def test_scores_decide_between_boxes_over_the_same_head() -> None:
+    def confirmed(head: float, helmet: float) -> bool:
+        pictures = [
+            look(t, box("head", head, 100), box("helmet", helmet, 104)) for t in (0, 1, 2, 3)
+        ]
+        return run(detector(), pictures)[0] != []
+
+    assert confirmed(0.9, 0.6)
+    assert not confirmed(0.6, 0.9)
+    assert not confirmed(0.7, 0.7)
+
+
+def test_a_better_score_outvotes_one_helmet_among_the_looks() -> None:
+    doubtful = [*looks("oo"), *looks("n", start=1, score=0.6), *looks("ooo", start=1.5)]
+    certain = [*looks("oo"), *looks("n", start=1, score=0.9), *looks("ooo", start=1.5)]
+
+    assert episodes(run(detector(), doubtful, end=20)[0]) == [(0, 2.5)]
+    assert run(detector(), certain, end=20)[0] == []
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        Box("head", 0.49, (100, 100, 140, 140)),
+        Box("head", math.nan, (100, 100, 140, 140)),
+        Box("head", 0.9, (100, 100, 100, 140)),
+        Box("head", 0.9, (100, 140, 140, 100)),
+        Box("head", 0.9, (math.nan, 100, 140, 140)),
+        Box("head", 0.9, (100, 100, math.inf, 140)),
+        Box("person", 0.9, (100, 100, 140, 140)),
+    ],
+)
+def test_unfit_boxes_are_not_looked_at(unfit: Box) -> None:
+    findings, coverage = run(detector(), [look(t, unfit) for t in range(10)], end=10)
+
+    assert findings == []
+    assert spans(coverage) == [(0, 3, "warming_up"), (3, 10, None)]
+
+
+def test_a_head_cut_by_the_edge_of_the_picture_counts() -> None:
+    findings, _ = run(detector(), looks("oooo", x=-2.5))
+
+    assert len(findings) == 1
+
+
+def test_two_bare_heads_are_two_violations() -> None:
+    pictures = together(looks("oooooo", x=100), looks("oooooo", x=400))
+
+    findings, _ = run(detector(), pictures, end=10)
+
+    assert episodes(findings) == [(0, 2.5), (0, 2.5)]
+    assert {one.subject.partition("@")[2] for one in findings} == {"120,120", "420,120"}
+
+
+def test_a_helmeted_neighbour_does_not_cover_a_bare_head() -> None:
+    pictures = together(looks("oooooo", x=100), looks("nnnnnn", x=160))
+
+    findings, _ = run(detector(), pictures, end=10)
+
+    assert episodes(findings) == [(0, 2.5)]
+
+
+def test_a_walking_head_is_one_violation() -> None:
+    # A head of 40 pixels is some 0.25 m, so 220 pixels a second are a walk of 1.4 m/s.
+    findings, _ = run(detector(), looks("oooooo.oooo", speed=220), end=30)
+
+    assert episodes(findings) == [(0, 5)]
+
+
+def test_a_track_broken_by_a_jump_goes_on_near_its_place() -> None:
+    # Unseen for 4 s and found again 120 pixels on: a new track, the same violation.
+    found = [*looks("oooooo", x=100), *looks("." * 8, start=3), *looks("oooooo", x=220, start=7)]
+    # 400 pixels on it is another head.
+    other = [*looks("oooooo", x=100), *looks("." * 8, start=3), *looks("oooooo", x=500, start=7)]
+
+    assert episodes(run(detector(), found, end=30)[0]) == [(0, 9.5)]
+    assert episodes(run(detector(), other, end=30)[0]) == [(0, 2.5), (7, 9.5)]
+
+
+def test_a_new_head_beside_a_bare_one_that_stays_is_another_violation() -> None:
+    pictures = together(looks("o" * 20, x=100), looks("o" * 12, x=180, start=4))
+
+    findings, _ = run(detector(), pictures, end=30)
+
+    assert episodes(findings) == [(0, 9.5), (4, 9.5)]
+
+
+def test_coverage_needs_enough_looks() -> None:
+    # Two a second, none for six seconds, then one every three seconds, then two a second.
+    times = [*(t / 2 for t in range(8)), 9.5, 12.5, 15.5, 18.5, *(20 + t / 2 for t in range(6))]
+
+    _, coverage = run(detector(), [look(t) for t in times], end=23)
+
+    assert spans(coverage) == [
+        (0, 1.5, "warming_up"),
+        (1.5, 3.5, None),
+        (3.5, 9.5, "no_frames"),
+        (9.5, 20.5, "too_few_frames"),
+        (20.5, 23, None),
+    ]
+
+
+def test_frames_that_stop_end_a_violation_at_its_last_sighting() -> None:
+    watch = detector()
+    run(watch, looks("oooooooo"))
+
+    assert watch.advance(at(8.4)) == []
+    assert spans(coverage_of(watch.advance(at(8.5)))) == [(1.5, 3.5, None)]
+    assert watch.open
+    assert watch.advance(at(16.4)) == []
+    findings = findings_of(watch.advance(at(16.5)))
+
+    assert episodes(findings) == [(0, 3.5)]
+    assert findings[-1].message_en.endswith("then no frames")
+    assert not watch.open
+
+
+def test_a_head_that_may_yet_be_confirmed_keeps_the_detector_open() -> None:
+    watch = detector()
+    run(watch, looks("ooo"))
+    assert watch.open
+
+    run(watch, looks("......", start=1.5))
+    assert not watch.open
+
+    run(watch, looks("nnnnnn", start=4.5))
+    assert not watch.open
+
+
+def test_a_picture_said_twice_is_one_look() -> None:
+    findings, _ = run(detector(), [look(t, box("head", 0.9, 100)) for t in (0, 0, 1, 1, 2)])
+
+    assert findings == []
+
+
+def test_one_look_may_be_enough_where_the_rule_says_so() -> None:
+    rule = HelmetRule(sightings=1, looks=1, cooldown_s=0)
+
+    findings, coverage = run(detector(rule), looks("..o......."), end=5)
+
+    assert episodes(findings) == [(1, 1)]
+    assert spans(coverage) == [(0, 5, None)]
+
+
+def test_mistakes_of_the_caller_are_refused() -> None:
+    watch = HelmetDetector(SITE, "cam-2", RULE)
+    with pytest.raises(ValueError, match="cam-1"):
+        watch.observe(look(0))
+    watch = detector()
+    watch.observe(look(5))
+    with pytest.raises(ValueError, match="settled"):
+        watch.observe(look(4))
