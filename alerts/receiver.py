@@ -103,7 +103,7 @@ class Receiver:
         """
         app = web.Application(client_max_size=2 * MAX_BODY_BYTES)
         app.router.add_post("/webhook", self._take)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
             site = web.TCPSite(runner, self._host, self._port)

@@ -64,43 +64,42 @@ class _Sight(NamedTuple):
 class _Crane:
     """One crane of the pair."""
 
-    def __init__(self, device: str, geometry: CraneGeometry) -> None:
+    def __init__(self, device: str, geometry: CraneGeometry, max_age: timedelta) -> None:
         self.id = device
-        self.geometry = geometry
+        self._geometry = geometry
+        self._max_age = max_age
+        self._position: _Position | None = None
+        self._beside_position: _Position | None = None  # spoke of other things: load, cycle
         self.mast_alone = bodies(geometry)
-        self.position: _Position | None = None
 
-    def move(self, reading: CraneReading, max_age: timedelta) -> None:
-        """Take a reading.
-
-        One with the same time completes the one before, as in the store. One that says nothing
-        of the position (a load, a lifting cycle) does not make a fresh position unknown.
-        """
-        before = self.fresh(reading.observed_at, max_age)
-        if before is not None:
-            if not any(known(getattr(reading, name)) for name in _POSITION):
-                return
-            if before.at == reading.observed_at:
-                missing = {
-                    name: getattr(reading, name)
-                    for name in _POSITION
-                    if not known(getattr(before.reading, name))
-                }
-                reading = msgspec.structs.replace(before.reading, **missing)
+    def take(self, reading: CraneReading) -> None:
+        """Take a reading; one with the same time completes the one before, as in the store."""
+        if not any(known(getattr(reading, name)) for name in _POSITION):
+            self._beside_position = _Position(reading, self.mast_alone)
+            return
+        before = self._position
+        if before is not None and before.at == reading.observed_at:
+            missing = {
+                name: getattr(reading, name)
+                for name in _POSITION
+                if not known(getattr(before.reading, name))
+            }
+            reading = msgspec.structs.replace(before.reading, **missing)
         placed = bodies(
-            self.geometry,
+            self._geometry,
             reading.slew_deg,
             reading.trolley_m,
             reading.hook_height_m,
             reading.luff_deg,
         )
-        self.position = _Position(reading, placed)
+        self._position = _Position(reading, placed)
 
-    def fresh(self, at: datetime, max_age: timedelta) -> _Position | None:
-        """Return the position if it still holds."""
-        if self.position is None or at - self.position.at > max_age:
-            return None
-        return self.position
+    def fresh(self, at: datetime) -> _Position | None:
+        """Return the last position if it still holds, else whatever was said as lately."""
+        for position in (self._position, self._beside_position):
+            if position is not None and at - position.at <= self._max_age:
+                return position
+        return None
 
 
 class CraneDetector:
@@ -140,14 +139,17 @@ class CraneDetector:
         """
         if one[0] == other[0]:
             raise ValueError(f"crane {site}/{one[0]} makes no pair with itself")
-        self._one, self._other = (_Crane(*crane) for crane in sorted((one, other), key=_device))
+        self._max_age = timedelta(seconds=rule.max_age_s)
+        self._one, self._other = (
+            _Crane(device, geometry, self._max_age)
+            for device, geometry in sorted((one, other), key=lambda crane: crane[0])
+        )
         self._ids = (self._one.id, self._other.id)
         self.rule = RULE
         self.site = site
         self.subject = "+".join(self._ids)
         self.settled_at = since
         self._settings = rule
-        self._max_age = timedelta(seconds=rule.max_age_s)
         self.lookback = 2 * self._max_age
         self._spoken_at: datetime | None = None  # the instant that is not over yet
         self._judged_at = since
@@ -182,7 +184,7 @@ class CraneDetector:
         at = reading.observed_at
         said = self._judge() if self._spoken_at is not None and at > self._spoken_at else []
         self.settled_at = self._spoken_at = at
-        (self._one if reading.device == self._one.id else self._other).move(reading, self._max_age)
+        (self._one if reading.device == self._one.id else self._other).take(reading)
         return said
 
     def advance(self, now: datetime) -> list[Said]:
@@ -242,8 +244,8 @@ class CraneDetector:
         self._spoken_at = None
         said = self._pass(at)
         self._judged_at = at
-        one = self._one.fresh(at, self._max_age)
-        other = self._other.fresh(at, self._max_age)
+        one = self._one.fresh(at)
+        other = self._other.fresh(at)
         fresh = [position for position in (one, other) if position is not None]
         older_at = min(position.at for position in fresh)
         limit_m = self._settings.limit_m + (self._settings.hysteresis_m if self.open else 0.0)
@@ -301,10 +303,6 @@ class CraneDetector:
             message_en=en,
             evidence=tuple(sorted(evidence, key=lambda pointer: pointer.observed_at)),
         )
-
-
-def _device(crane: tuple[str, CraneGeometry]) -> str:
-    return crane[0]
 
 
 def _evidence(role: str, sight: _Sight, reading: CraneReading) -> Evidence:

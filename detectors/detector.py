@@ -5,10 +5,10 @@ long in coming: then the time from the last reading on is not evaluable. So ever
 and every finding begins and ends at the time of a reading, never at the time of a tick, and ticks
 change when something is said but not what is said.
 
-Resuming a detector at an instant R, its `settled_at` at a moment when it was not `open`: build it
-with ``since=R - lookback`` (or where the first one began, if that is later), feed it the readings
-observed from there on, and take from what it says only what `concerning(said, R)` leaves. From R
-on it says what the uninterrupted one says.
+Resuming a detector at an instant R, its `settled_at` or the time of a tick when it was not `open`:
+build it with ``since=R - lookback`` (or where the first one began, if that is later), feed it the
+readings observed from there on, and take from what it says only what `concerning(said, R)`
+leaves. From R on it says what the uninterrupted one says.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ look to look by overlap, then by nearness, the nearest first. A track is confirm
 its last looks saw a bare head and none saw a helmet with an equal or better score.
 
 A confirmed track opens an episode. The episode lasts while its track is seen bare more often than
-covered, and goes on with another confirmed track that began near its place after it was last
-seen: a broken track is not two violations. It closes, at the last sighting of the bare head, when
+covered, and goes on with another confirmed track that began near its place after its own was
+lost: a broken track is not two violations. It closes, at the last sighting of the bare head, when
 nothing carried it on for `gone_s` and `cooldown_s` together.
 
 The lookback restores which head is which wherever tracks can be told apart by place; in a dense
@@ -278,7 +278,7 @@ class HelmetDetector:
         near = [
             (cost, index)
             for index, episode in enumerate(self._episodes)
-            if episode.last.at < first.at and (cost := _cost(episode.last, first)) is not None
+            if episode.track.last.at < first.at and (cost := _cost(episode.last, first)) is not None
         ]
         if near:
             episode = self._episodes[min(near)[1]]

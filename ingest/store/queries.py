@@ -14,14 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import LiteralString
 
 _HEADER = re.compile(r"^--\s*name:(?P<name>.*)$")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Queries(Mapping[str, LiteralString]):
-    """The queries of one file by name.
+    """The queries of one file by name; as good as literals, for they come from no peer.
 
     Args:
         origin: What the file is called in messages.
@@ -83,14 +83,7 @@ def parse_queries(text: str, origin: str) -> Queries:
     ]
     if empty:
         raise ValueError(f"{origin}: query {empty[0]!r} is empty")
-    # The text comes from a file of this program, never from a peer: as good as a literal.
-    return Queries(
-        origin,
-        {
-            name: cast("LiteralString", "\n".join(lines).strip())
-            for name, lines in statements.items()
-        },
-    )
+    return Queries(origin, {name: "\n".join(lines).strip() for name, lines in statements.items()})
 
 
 def load_queries(path: Path) -> Queries:

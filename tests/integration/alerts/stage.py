@@ -82,6 +82,9 @@ class Stage:
             " ORDER BY d.event_id, d.recipient_id"
         )
 
+    async def all_delivered(self) -> bool:
+        return {row["state"] for row in await self.deliveries()} == {"delivered"}
+
     async def snapshot(self) -> dict[str, list[dict[str, Any]]]:
         """Everything booked, to see that nothing was written."""
         return {

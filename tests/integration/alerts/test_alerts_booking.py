@@ -238,10 +238,17 @@ async def test_the_callers_transaction_decides(stage: Stage) -> None:
 
 async def test_two_bookers_of_one_subject_take_turns(stage: Stage) -> None:
     other = await psycopg.AsyncConnection.connect(stage.database_url)
+
+    async def waiting() -> bool:
+        cursor = await other.execute("SELECT FROM pg_locks WHERE NOT granted")
+        return await cursor.fetchone() is not None
+
     async with other:
         await book(other, [finding(0)], T0)
         second = asyncio.create_task(stage.book(finding(-1, known=3)))
-        await asyncio.wait({second}, timeout=0.2)  # it may or may not have come to the lock
+        async with asyncio.timeout(30):
+            while not await waiting():  # noqa: ASYNC110 - a lock sets no event
+                await asyncio.sleep(0.01)
         assert not second.done()
         await other.commit()
         (booked,) = await second

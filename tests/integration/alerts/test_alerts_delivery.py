@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
-from alerts.deliver import Deliverer
+from alerts.deliver import Deliverer, DeliverySettings, utc_now
 from alerts.errors import DeliverySettingsUnusable, SecretUnusable
 from alerts.life import Event
 from alerts.receiver import Receiver
@@ -25,6 +25,8 @@ from ingest.errors import DatabaseUnavailable
 from tests.integration.alerts.stage import Stage
 from tests.unit.alerts.samples import at, finding
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 def counted(outcome: str) -> float:
     return REGISTRY.get_sample_value("smartsite_delivery_attempts_total", {"outcome": outcome}) or 0
@@ -34,6 +36,13 @@ def types(receiver: Receiver) -> list[str]:
     return [received.message.type.removeprefix("violation.") for received in receiver.received]
 
 
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what announces itself to nobody."""
+    async with asyncio.timeout(30):
+        while not await holds():  # noqa: ASYNC110 - a database row sets no event
+            await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
 async def serving(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
@@ -41,7 +50,7 @@ async def serving(
     """An end that behaves as the test wants."""
     app = web.Application()
     app.router.add_post("/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -385,10 +394,10 @@ async def test_a_retry_is_made_when_its_time_comes(stage: Stage, builder: Receiv
     pauses = tuple(timedelta(milliseconds=20 * place) for place in range(5))
     deliverer = Deliverer(
         stage.database_url,
-        stage.deliverer(poll_s=3_600, schedule=pauses)._settings,
+        DeliverySettings(poll_s=3_600, schedule=pauses),
         environ=stage.environ,
     )
-    builder._clock = lambda: __import__("datetime").datetime.now(__import__("datetime").UTC)
+    builder._clock = utc_now
     async with running(deliverer):
         await stage.book(finding(0))
         await builder.wait_for(lambda receiver: len(receiver.received) == 1)
@@ -560,13 +569,15 @@ async def proxy(stage: Stage) -> AsyncIterator[Proxy]:
 async def test_a_dead_database_is_waited_for(
     stage: Stage, proxy: Proxy, builder: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def said() -> bool:
+        return "the database cannot be used" in caplog.text
+
     async with running(stage.deliverer(poll_s=0.05)):
         await stage.book(finding(0))
         await builder.wait_for(lambda receiver: len(receiver.received) == 1)
         await proxy.cut()
-        while "the database cannot be used" not in caplog.text:
-            await asyncio.sleep(0.01)
-        await stage.book(finding(20))
+        await until(said)
+        await stage.book(finding(0, subject="dust-2"))
         assert len(builder.received) == 1
         await proxy.open()
         await builder.wait_for(lambda receiver: len(receiver.received) == 2)
@@ -574,10 +585,13 @@ async def test_a_dead_database_is_waited_for(
 
 
 async def test_what_was_taken_while_the_database_died_is_written_down_later(
-    stage: Stage, proxy: Proxy
+    stage: Stage, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     arrived, let_go = asyncio.Semaphore(0), asyncio.Event()
     calls: list[str] = []
+
+    async def said() -> bool:
+        return "the database cannot be used" in caplog.text
 
     async def slow(request: web.Request) -> web.Response:
         calls.append(request.headers["webhook-id"])
@@ -593,10 +607,9 @@ async def test_what_was_taken_while_the_database_died_is_written_down_later(
             await arrived.acquire()
             await proxy.cut()
             let_go.set()
-            await asyncio.sleep(0.1)
+            await until(said)
             await proxy.open()
-            while {row["state"] for row in await stage.deliveries()} != {"delivered"}:
-                await asyncio.sleep(0.01)
+            await until(stage.all_delivered)
     assert len(calls) == len(set(calls)) == 2
 
 
@@ -610,8 +623,6 @@ async def test_stopping_while_the_database_is_dead(stage: Stage, proxy: Proxy) -
 
 
 def test_a_lease_shorter_than_an_attempt_is_refused() -> None:
-    from alerts.deliver import DeliverySettings
-
     with pytest.raises(DeliverySettingsUnusable, match="lease_s"):
         DeliverySettings(timeout_s=60, lease_s=60)
     with pytest.raises(DeliverySettingsUnusable, match="at least 1"):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import pytest
 
 from detectors.cranes import CraneDetector
+from detectors.detector import concerning
 from detectors.rules import CraneRule
 from device_profiles.findings import Severity
 from device_profiles.readings import CraneReading
@@ -167,8 +168,18 @@ def test_silence_of_both_is_no_data() -> None:
     assert spans(watch.pending) == [(0, 2, None)]
     assert spans(coverage_of(watch.advance(at(5.1)))) == [(0, 2, None)]
     assert spans(watch.pending) == [(2, 5, "no_data")]
+    with pytest.raises(ValueError, match="settled"):
+        watch.observe(a(5))
     _, coverage = run(watch, [a(60), b(60, 5), a(61)], end=62)
     assert spans(coverage) == [(2, 60, "no_data"), (60, 62, None)]
+
+
+def test_three_seconds_between_readings_are_not_yet_silence() -> None:
+    readings = [a(0), b(0, 5), a(3), b(3, 5), a(6.1), b(6.1, 5)]
+
+    _, coverage = run(detector(), readings, end=7)
+
+    assert spans(coverage) == [(0, 3, None), (3, 6.1, "no_data"), (6.1, 7, None)]
 
 
 def test_a_crane_that_speaks_too_seldom_is_called_so() -> None:
@@ -280,6 +291,23 @@ def test_the_instant_that_is_not_over_is_judged_when_time_goes_on() -> None:
     with pytest.raises(ValueError, match="settled"):
         watch.observe(a(0))
     watch.observe(a(0.2))
+
+
+def test_the_lookback_reaches_to_the_partner_of_the_last_instant() -> None:
+    # Resumed after crane-a said nothing of its slewing beside crane-b's position of second 0.
+    readings = [b(0, 5), crane(2, "crane-a", None, 20, 10), a(4.5), b(4.5, 5)]
+    instant = at(3.9)
+    since = max(at(0), instant - detector().lookback)
+    resumed = CraneDetector(
+        SITE, ("crane-a", geometry(0, JIB_M)), ("crane-b", geometry(60, 46)), RULE, since=since
+    )
+
+    _, coverage = run(resumed, [one for one in readings if one.observed_at >= since], end=5)
+
+    assert spans(coverage_of(concerning(coverage, instant))) == [
+        (3.9, 4.5, "missing_quantity"),
+        (4.5, 5, None),
+    ]
 
 
 def test_the_same_cranes_in_either_order_are_the_same_pair() -> None:

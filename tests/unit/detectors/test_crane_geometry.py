@@ -190,6 +190,12 @@ def test_what_is_missing_or_cannot_be_leaves_a_body_unknown(
     assert all(math.isfinite(x) for segment in placed.segments for x in segment or ())
 
 
+def test_the_rope_of_a_jib_past_the_vertical_hangs_at_the_mast() -> None:
+    rope = bodies(geometry(), 0, 0, 10, luff_deg=95).segments[ROPE]
+
+    assert rope == pytest.approx((0, 0, 40 + 50 * math.sin(math.radians(95)), 0, 0, 10))
+
+
 def test_what_is_a_little_beyond_is_taken_to_be_at_the_end() -> None:
     rope = bodies(geometry(), 90, 51.9, 41.9).segments[ROPE]
 

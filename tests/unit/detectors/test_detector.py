@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -210,13 +210,27 @@ def test_a_resumed_detector_says_what_the_uninterrupted_one_says(
 ) -> None:
     readings = data.draw(case.timelines)
     end = readings[-1].observed_at
+    pauses = data.draw(
+        st.lists(
+            st.sampled_from([0, 1e-6, 0.1, 0.5, 1, 3, 6]),
+            min_size=len(readings),
+            max_size=len(readings),
+        )
+    )
     first = case.make(None)
     said: list[Said] = []
     calm: list[datetime] = []
-    for reading in readings:
+    before = end
+    for reading, pause in zip(readings, pauses, strict=True):
+        tick = reading.observed_at - timedelta(seconds=pause)
+        if before < tick:
+            said += first.advance(tick)
+            if not first.open:
+                calm.append(tick)
         said += first.observe(reading)
-        if not first.open and first.settled_at is not None:
-            calm.append(first.settled_at)
+        if not first.open:
+            calm.append(reading.observed_at)
+        before = reading.observed_at
     said += first.finish(end)
     if not calm:
         return
@@ -280,8 +294,8 @@ def test_a_resumed_detector_finds_its_way_in_a_crowd(seed: int) -> None:
     calm: list[datetime] = []
     for reading in readings:
         said += first.observe(reading)
-        if not first.open and first.settled_at is not None:
-            calm.append(first.settled_at)
+        if not first.open:
+            calm.append(reading.observed_at)
     said += first.finish(end)
     assert findings_of(said)
     assert len(calm) > 50

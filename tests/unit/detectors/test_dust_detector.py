@@ -191,7 +191,7 @@ def test_a_device_that_first_withholds_pm10_and_then_falls_silent() -> None:
 
 @pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf, -1.0, 1e300])
 def test_an_absurd_value_is_no_sample(absurd: float) -> None:
-    values = each_second((0, 20, 50.0)) + [(20, absurd)] + each_second((21, 40, 50.0))
+    values = [*each_second((0, 20, 50.0)), (20, absurd), *each_second((21, 40, 50.0))]
 
     findings, coverage = run(detector(), [dust(t, v) for t, v in values], end=40)
 
@@ -265,7 +265,14 @@ def test_a_reading_of_another_device_or_one_that_comes_too_late_is_a_mistake() -
     assert watch.settled_at == at(8.5)
     with pytest.raises(ValueError, match="settled"):
         watch.observe(dust(8, 50))
-    watch.observe(dust(8.5, 50))
+    watch.observe(dust(8.5, None))
+    watch.observe(dust(11, None))
+    watch.observe(dust(11.5, 50))
+    watch.observe(dust(14, None))
+    watch.advance(at(16))
+    assert watch.settled_at == at(15)
+    watch.advance(at(20))
+    assert watch.settled_at == at(17.5)
 
 
 @settings(max_examples=50, deadline=None)

@@ -290,6 +290,8 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
 CREATE INDEX deliveries_recipient ON deliveries (recipient_id, next_attempt_at)
     WHERE state = 'pending';
+CREATE INDEX deliveries_leased ON deliveries (recipient_id, leased_until)
+    WHERE state = 'pending' AND leased_until IS NOT NULL;
 CREATE INDEX deliveries_violation ON deliveries (violation_id);
 
 -- What could and could not be judged. Spans of one rule and subject do not overlap.
