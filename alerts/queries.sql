@@ -25,12 +25,13 @@ ORDER BY p.place, r.id
 SELECT id, rule, kind, site_id AS site, subject, state, severity, opened_at, closed_at,
        measured::text AS measured, message_zh, message_en, evidence::text AS evidence
 FROM violations
-WHERE rule = %(rule)s AND site_id = %(site)s AND subject = %(subject)s
-  AND (
-      id = %(id)s
-      OR closed_at IS NULL
-      OR (closed_at >= %(opened_at)s AND opened_at <= %(known_to)s)
-  )
+WHERE id = ANY(ARRAY(
+    SELECT id
+    FROM violations
+    WHERE rule = %(rule)s AND site_id = %(site)s AND subject = %(subject)s
+      AND coalesce(closed_at, 'infinity') >= %(opened_at)s
+      AND (closed_at IS NULL OR opened_at <= %(known_to)s)
+) || %(id)s::text)
 ORDER BY opened_at, id
 FOR UPDATE
 
@@ -40,7 +41,7 @@ SELECT min(opened_at) AS at
 FROM violations
 WHERE rule = %(rule)s AND site_id = %(site)s
   AND (subject = %(subject)s OR starts_with(subject, %(subject)s || '#'))
-  AND state <> 'withdrawn' AND (closed_at IS NULL OR closed_at >= %(since)s)
+  AND state <> 'withdrawn' AND coalesce(closed_at, 'infinity') >= %(since)s
 
 -- name: book_unfound
 SELECT id
@@ -48,6 +49,7 @@ FROM violations
 WHERE rule = %(rule)s AND site_id = %(site)s
   AND (subject = %(subject)s OR starts_with(subject, %(subject)s || '#'))
   AND state <> 'withdrawn' AND opened_at >= %(from_at)s AND opened_at < %(to_at)s
+  AND coalesce(closed_at, 'infinity') >= %(from_at)s
   AND NOT id = ANY(%(found)s::text[])
 ORDER BY opened_at, id
 
@@ -211,7 +213,7 @@ CROSS JOIN LATERAL (
     WHERE d.violation_id = v.id
 ) AS d
 WHERE (%(site)s::text IS NULL OR v.site_id = %(site)s)
-  AND (%(since)s::timestamptz IS NULL OR v.closed_at IS NULL OR v.closed_at >= %(since)s)
+  AND (%(since)s::timestamptz IS NULL OR coalesce(v.closed_at, 'infinity') >= %(since)s)
   AND (%(state)s::text IS NULL OR v.state = %(state)s)
 ORDER BY v.opened_at DESC, v.id
 LIMIT %(limit)s

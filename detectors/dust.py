@@ -101,9 +101,8 @@ class DustDetector:
         self._heard_at = since  # the last reading, with or without PM10
         self._held: str | None = WARMING_UP  # what the last sample decided, until the next
         self._spans = Spans(RULE, self.site, self.subject, since)
-        self._bridge = max(timedelta(seconds=rule.bridge_s), self._gap)
         self._episodes: Episodes[_Sight] = Episodes(
-            self._bridge,
+            max(timedelta(seconds=rule.bridge_s), self._gap),
             worse=lambda one, other: one.mean_ug_m3 > other.mean_ug_m3,
             notable=lambda one, other: one.mean_ug_m3 >= _NOTABLE * other.mean_ug_m3,
             finding=self._finding,

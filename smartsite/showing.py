@@ -75,7 +75,7 @@ def _violations(demo: Demo) -> RenderableType:
     table = Table(expand=True, show_lines=False)
     table.add_column("时间 time", no_wrap=True)
     table.add_column("违规 violation", no_wrap=True)
-    table.add_column("说明 what happened", ratio=1)
+    table.add_column("说明 what happened", ratio=1, overflow="fold")
     table.add_column("告知 told", no_wrap=True)
     for violation in demo.found[:ROWS]:
         table.add_row(*_row(violation))

@@ -10,7 +10,7 @@ REASON = {"reason": "the sensor was being calibrated"}
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
 def test_every_step_is_legal_or_refused(state: State, event: Event) -> None:
-    legal = {
+    legal: dict[tuple[State, Event], State] = {
         (State.OPEN, Event.ACKNOWLEDGED): State.ACKNOWLEDGED,
         (State.ACKNOWLEDGED, Event.RECTIFIED): State.RECTIFIED,
         (State.RECTIFIED, Event.CONFIRMED): State.CONFIRMED,

@@ -29,23 +29,21 @@ ROOT = Path(__file__).parents[3]
 
 def many(count: int, **fields: object) -> tuple[StoredEvidence, ...]:
     roles = {0: "first", count // 2: "peak", count - 1: "last"}
-    return tuple(
+    entries = (
         StoredEvidence(
-            **{
-                "device": "cam-1",
-                "observed_at": at(place),
-                "source": Source(1, 7, place),
-                "role": roles.get(place, "confirmation"),
-                "values": {"pm10_ug_m3": 91.5},
-                "segment_sha256": "a" * 64,
-                "payload_sha256": "b" * 64,
-                "frame_sha256": "c" * 64,
-                "model_sha256": "d" * 64,
-                **fields,
-            }
+            device="cam-1",
+            observed_at=at(place),
+            source=Source(1, 7, place),
+            role=roles.get(place, "confirmation"),
+            values={"pm10_ug_m3": 91.5},
+            segment_sha256="a" * 64,
+            payload_sha256="b" * 64,
+            frame_sha256="c" * 64,
+            model_sha256="d" * 64,
         )
         for place in range(count)
     )
+    return tuple(msgspec.structs.replace(entry, **fields) for entry in entries)
 
 
 def with_evidence(entries: tuple[StoredEvidence, ...]) -> Violation:

@@ -1,8 +1,15 @@
-"""Reads what the tests hold the manual to: its tables and its fenced blocks."""
+"""Reads what the tests hold together: the manual's tables and blocks, and our metrics."""
 
+import pkgutil
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+
+import smartsite.roles
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -58,6 +65,18 @@ def anchors(file: Path) -> set[str]:
     return {
         re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-") for heading in headings
     }
+
+
+def metrics() -> dict[str, set[str]]:
+    """Every metric of ours, named as Prometheus sees it, and its labels."""
+    for module in pkgutil.iter_modules(smartsite.roles.__path__, "smartsite.roles."):
+        import_module(module.name)
+    ours = {}
+    for collector in set(REGISTRY._collector_to_names):
+        if isinstance(collector, MetricWrapperBase) and collector._name.startswith("smartsite_"):
+            name = collector._name + ("_total" if collector._type == "counter" else "")
+            ours[name] = set(collector._labelnames)
+    return ours
 
 
 def _cells(line: str) -> list[str]:

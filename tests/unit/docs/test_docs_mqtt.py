@@ -157,8 +157,8 @@ def test_the_contract_states_each_quantitys_range(kind: Kind, quantity: Quantity
     validator = _validator(f"{kind}Telemetry")
     for value in (quantity.low, quantity.high, None):
         assert validator.is_valid(json.loads(_payload(kind, **{quantity.name: value})))
-    for value in (quantity.low - 0.001, quantity.high + 0.001, str(quantity.low), True):
-        assert not validator.is_valid(json.loads(_payload(kind, **{quantity.name: value})))
+    for wrong in (quantity.low - 0.001, quantity.high + 0.001, str(quantity.low), True):
+        assert not validator.is_valid(json.loads(_payload(kind, **{quantity.name: wrong})))
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,15 @@
 """The manual's metrics, roles and links against what is there."""
 
-import pkgutil
-from importlib import import_module
+import re
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
-from prometheus_client.metrics import MetricWrapperBase
 
-import smartsite.roles
 from smartsite.supervisor import ROLES
-from tests.unit.docs.manual import DOCS, ROOT, anchors, links, table_with
+from tests.unit.docs.manual import DOCS, ROOT, anchors, blocks, links, metrics, table_with
 
 PAGE = DOCS / "operations.md"
 PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / "deploy").rglob("*.md")])
-
-
-def _metrics() -> dict[str, set[str]]:
-    """Every metric of ours as Prometheus sees its name, and its labels."""
-    for module in pkgutil.iter_modules(smartsite.roles.__path__, "smartsite.roles."):
-        import_module(module.name)
-    ours = {}
-    for collector in set(REGISTRY._collector_to_names):
-        if isinstance(collector, MetricWrapperBase) and collector._name.startswith("smartsite_"):
-            name = collector._name + ("_total" if collector._type == "counter" else "")
-            ours[name] = set(collector._labelnames)
-    return ours
 
 
 def test_every_metric_is_explained_with_its_labels() -> None:
@@ -33,7 +17,14 @@ def test_every_metric_is_explained_with_its_labels() -> None:
         row["metric"]: {label for label in row["labels"].split(", ") if label}
         for row in table_with(PAGE, "metric", "labels")
     }
-    assert written == _metrics()
+    assert written == metrics()
+
+
+def test_the_alerts_worth_having_are_about_metrics_there_are() -> None:
+    (alerts,) = (block.text for block in blocks(PAGE) if block.language == "promql")
+    named = set(re.findall(r"smartsite_\w+", alerts))
+    assert named
+    assert named <= set(metrics())
 
 
 def test_every_role_is_explained() -> None:

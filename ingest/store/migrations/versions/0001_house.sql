@@ -256,7 +256,9 @@ CREATE TABLE violations (
     booked_at  timestamptz NOT NULL,
     changed_at timestamptz NOT NULL
 );
-CREATE INDEX violations_subject ON violations (rule, site_id, subject, opened_at);
+-- Whoever books or rebuilds asks for what lasted at an instant: the newest end of the index.
+CREATE INDEX violations_lasting ON violations
+    (rule, site_id, coalesce(closed_at, 'infinity'), subject);
 CREATE INDEX violations_opened ON violations (opened_at);
 
 CREATE TABLE violation_events (
