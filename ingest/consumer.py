@@ -13,14 +13,14 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ingest import metrics
 from ingest.errors import Unavailable
-from ingest.interim.codec import Publishes
-from ingest.interim.connection import Connection, Options
+from ingest.mqtt.codec import Batch
+from ingest.mqtt.connection import Connection, Options, Phase, State
 from ingest.pipeline import Arrivals
 from ingest.segments import Flag
 
@@ -32,10 +32,10 @@ FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
 
 _FLAGS = tuple(
-    (Flag.DUP if low & 8 else 0) | (low >> 1 & 0b11) | (Flag.RETAIN if low & 1 else 0)
-    for low in range(16)
+    (Flag.DUP if first & 8 else 0) | (first >> 1 & 0b11) | (Flag.RETAIN if first & 1 else 0)
+    for first in range(256)
 )
-"""From the low half of a PUBLISH's first byte to `Flag`."""
+"""From a PUBLISH's first byte to `Flag`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Consumer:
         self._flushing = flushing
         self._write = write
         self._waiting = Arrivals()
-        self._packet_ids: list[tuple[int, list[int]]] = []
+        self._packet_ids: list[tuple[int, Sequence[int]]] = []
         self._waiting_bytes = 0
         self._writing_messages = 0
         self._first_at = 0.0
@@ -115,26 +115,29 @@ class Consumer:
                 task.cancel()
             await asyncio.gather(session, flushing, return_exceptions=True)
 
-    def _state(self, up: bool, why: str) -> None:
-        metrics.BROKER_CONNECTED.labels(self._role).set(up)
-        log.info("%s: broker %s (%s)", self._role, "connected" if up else "not connected", why)
+    def _state(self, state: State) -> None:
+        metrics.BROKER_CONNECTED.labels(self._role).set(state.phase is Phase.READY)
+        if state.phase is Phase.READY:
+            log.info("%s: hearing what %s has", self._role, self.connection.endpoint)
 
-    def _take(self, publishes: Publishes, generation: int) -> None:
+    def _take(self, batch: Batch) -> None:
         """Take in what one read of the socket held."""
         waiting = self._waiting
+        count = len(batch)
+        if not count:
+            return
         start = len(waiting)
         if not start:
             self._first_at = time.monotonic()
-        count = len(publishes)
-        waiting.topics += publishes.topics
-        waiting.payloads += publishes.payloads
-        waiting.flags += [_FLAGS[low] for low in publishes.flags]
+        waiting.topics += batch.topics
+        waiting.payloads += batch.payloads
+        waiting.flags += [_FLAGS[first] for first in batch.flags]
         waiting.received_us += [time.time_ns() // 1_000] * count
-        for index, facts in publishes.oversized.items():
-            waiting.oversized[start + index] = facts
+        for index, large in batch.oversize.items():
+            waiting.oversized[start + index] = (large.payload_bytes, large.sha256)
             waiting.flags[start + index] |= Flag.TRUNCATED
-        self._packet_ids.append((generation, publishes.packet_ids))
-        self._waiting_bytes += sum(map(len, publishes.payloads))
+        self._packet_ids.append((batch.generation, batch.packet_ids))
+        self._waiting_bytes += sum(map(len, batch.payloads))
         self._messages.inc(count)
         self._arrived.set()
         if len(waiting) >= self._flushing.messages:
@@ -172,7 +175,7 @@ class Consumer:
         self._pending.set(len(arrivals))
         if not await self._write_until_done(arrivals, stopping):
             return False
-        for generation, ids in _by_generation(packet_ids):
+        for generation, ids in _by_generation(packet_ids).items():
             self.connection.acknowledge(generation, ids)
         self._commit_seconds.observe(time.monotonic() - first_at)
         self._redeliveries.inc(sum(1 for flag in arrivals.flags if flag & Flag.DUP))
@@ -207,9 +210,9 @@ class Consumer:
                 return True
 
 
-def _by_generation(packet_ids: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
-    """Join the ids of each TCP connection, in the order received, without QoS 0's zeros."""
+def _by_generation(packet_ids: list[tuple[int, Sequence[int]]]) -> dict[int, list[int]]:
+    """Join the ids of each TCP connection, in the order received."""
     joined: dict[int, list[int]] = {}
     for generation, ids in packet_ids:
         joined.setdefault(generation, []).extend(ids)
-    return [(generation, [i for i in ids if i]) for generation, ids in joined.items()]
+    return joined

@@ -46,6 +46,9 @@ class FrameStore:
         sha256 = hashlib.sha256(data).digest()
         path = self.path(sha256)
         if path.exists():
+            # Whoever put it there may have been stopped before its name was on the disk.
+            for folder in (path.parent, path.parent.parent, self._root):
+                _sync_folder(folder)
             return sha256
         created = _make_folders(path.parent, self._root)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")

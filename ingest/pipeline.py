@@ -8,7 +8,7 @@ ends in exactly one place, and every unit of the balance is counted here once.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +17,7 @@ import numpy as np
 
 from device_profiles.errors import Reason, Rejected
 from device_profiles.native import Status, decode_event, decode_status, moment_of
+from device_profiles.readings import Refused
 from device_profiles.vocabulary import QUANTITIES, Kind
 from ingest.blocks import Block, Columns
 from ingest.registry import UNKNOWN_DEVICE, RegisteredDevice, Routes, Use
@@ -205,6 +206,17 @@ class _Gathering:
         hour = hour_of(self.arrivals.received_us[index])
         self.exceptions[hour, device_id or UNKNOWN_DEVICE, what] += count
 
+    def put_aside_all(
+        self, index: int, scope: Scope, faults: Sequence[Refused], device: RegisteredDevice
+    ) -> None:
+        """Quarantine parts of one message: the first ones by name, the rest in one row."""
+        for part in faults[:MAX_FAULTS_SHOWN]:
+            self.put_aside(index, scope, part.reason, part.detail, device, part.field, part.value)
+        rest = faults[MAX_FAULTS_SHOWN:]
+        if rest:
+            detail = f"and {len(rest)} more of this message, the first: {rest[0].detail}"
+            self.put_aside(index, scope, rest[0].reason, detail, device, count=len(rest))
+
     def read_message(self, index: int, topic: bytes, payload: bytes) -> None:
         """Read one message: the way every message takes that is not plain telemetry."""
         device = None
@@ -241,20 +253,11 @@ class _Gathering:
             block.add(device.id, index, reading)
         self.units += len(decoded.readings)
         self.devices[device.id] = device
-        for scope, faults in (
-            (Scope.READING, [part for part in decoded.refused if part.field is None]),
-            (Scope.VALUE, [part for part in decoded.refused if part.field is not None]),
-        ):
-            if scope is Scope.READING:
-                self.units += len(faults)
-            for part in faults[:MAX_FAULTS_SHOWN]:
-                self.put_aside(
-                    index, scope, part.reason, part.detail, device, part.field, part.value
-                )
-            rest = faults[MAX_FAULTS_SHOWN:]
-            if rest:
-                detail = f"and {len(rest)} more of this message, the first: {rest[0].detail}"
-                self.put_aside(index, scope, rest[0].reason, detail, device, count=len(rest))
+        readings = [part for part in decoded.refused if part.field is None]
+        self.units += len(readings)
+        self.put_aside_all(index, Scope.READING, readings, device)
+        values = [part for part in decoded.refused if part.field is not None]
+        self.put_aside_all(index, Scope.VALUE, values, device)
 
     def check(self, block: Block) -> Columns:
         """Refuse, by the block, values out of range, times not believed, and empty readings."""
@@ -268,20 +271,21 @@ class _Gathering:
         values = columns.values
         outside = (values < low) | (values > high)
         keep = np.ones(len(columns), np.bool_)
+        refused: defaultdict[tuple[int, int, Scope], list[Refused]] = defaultdict(list)
+
+        def refuse(row: int, scope: Scope, part: Refused) -> None:
+            message = int(columns.index[row]), int(columns.device_id[row])
+            refused[*message, scope].append(part)
+
         if outside.any():
             for row, place in np.argwhere(outside).tolist():
                 quantity = quantities[place]
                 value = float(values[row, place])
-                self.put_aside(
-                    int(columns.index[row]),
-                    Scope.VALUE,
-                    Reason.RANGE,
+                detail = (
                     f"{quantity.name} {value:g} is not within {quantity.low:g} to"
-                    f" {quantity.high:g} {quantity.unit}",
-                    self.devices[int(columns.device_id[row])],
-                    quantity.name,
-                    repr(value),
+                    f" {quantity.high:g} {quantity.unit}"
                 )
+                refuse(row, Scope.VALUE, Refused(Reason.RANGE, detail, quantity.name, repr(value)))
             values[outside] = np.nan
         ahead = columns.reported_us - columns.received_us
         limits = self.limits
@@ -295,9 +299,10 @@ class _Gathering:
                         raise Rejected(Reason.INCOMPLETE, "no value of the reading is left")
                 except Rejected as fault:
                     keep[row] = False
-                    device = self.devices[int(columns.device_id[row])]
-                    index = int(columns.index[row])
-                    self.put_aside(index, Scope.READING, fault.reason, fault.detail, device)
+                    refuse(row, Scope.READING, Refused(fault.reason, fault.detail))
+        for (index, device_id, scope), faults in refused.items():
+            self.put_aside_all(index, scope, faults, self.devices[device_id])
+        if not keep.all():
             columns.keep(keep)
         return columns
 

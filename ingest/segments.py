@@ -107,7 +107,12 @@ def unpack(body: bytes) -> Segment:
         ValueError: The bytes are not a segment of a version we read.
     """
     try:
-        raw = _DECOMPRESSOR.decompress(body, max_output_size=MAX_UNPACKED_BYTES)
+        # The decompressor believes what a header claims before it looks at the limit.
+        if zstandard.frame_content_size(body) > MAX_UNPACKED_BYTES:
+            raise ValueError(f"not a raw segment: it claims above {MAX_UNPACKED_BYTES} bytes")
+        raw = _DECOMPRESSOR.decompress(
+            body, max_output_size=MAX_UNPACKED_BYTES, allow_extra_data=False
+        )
         segment = _DECODER.decode(raw)
     except (zstandard.ZstdError, msgspec.MsgspecError) as fault:
         raise ValueError(f"not a raw segment: {fault}") from None

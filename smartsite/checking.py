@@ -35,14 +35,16 @@ def _faults(settings: Settings) -> Iterator[str]:
     ):
         if path is not None and not path.is_file():
             yield f"{key}: there is no file {path}"
+    sites: set[str] = set()  # a file may refer to what one before it registers
+    organisations: set[str] = set()
     for file in settings.site_files:
         try:
             found = load_site_file(file)
         except Misconfigured as fault:
             yield from str(fault).splitlines()
             continue
-        sites = {site.id for site in found.site}
-        organisations = {organisation.id for organisation in found.organisation}
+        sites |= {site.id for site in found.site}
+        organisations |= {organisation.id for organisation in found.organisation}
         for number, site in enumerate(found.site):
             for role in ("contractor", "regulator"):
                 if getattr(site, role) not in organisations:

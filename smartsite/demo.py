@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import psycopg
 
@@ -285,26 +286,23 @@ async def _supervised(demo: Demo, seconds: float | None, seed: int, stop: asynci
 async def _until_listening(
     demo: Demo, supervising: asyncio.Task[None], stopping: asyncio.Task[Any]
 ) -> None:
-    """Wait until the roles hear what the site will say: their workers have registered."""
+    """Wait until both consumers have their subscriptions: what is said before is said to nobody."""
     deadline = time.monotonic() + 60
-    while not stopping.done():
-        if supervising.done():
-            supervising.result()
-        async with await psycopg.AsyncConnection.connect(
-            demo.services.database_url, connect_timeout=5
-        ) as connection:
-            cursor = await connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'smartsite %'"
-                " AND datname = current_database()"
-            )
-            row = await cursor.fetchone()
-        if row is not None and row[0] >= len(("ingest", "frames", "judge", "vision")):
-            return
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                f"the service did not come up within a minute: see {demo.settings.data_dir}/log"
-            )
-        await asyncio.sleep(0.1)
+    url = f"http://{demo.settings.health.listen}/metrics"
+    heard = {f'smartsite_broker_connected{{role="{role}"}} 1.0' for role in ("ingest", "frames")}
+    async with aiohttp.ClientSession() as session:
+        while not stopping.done():
+            if supervising.done():
+                supervising.result()
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url) as response:
+                    if heard <= set((await response.text()).splitlines()):
+                        return
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the service did not come up within a minute: see {demo.settings.data_dir}/log"
+                )
+            await asyncio.sleep(0.1)
 
 
 async def _show(demo: Demo, show: Callable[[Demo], None]) -> None:

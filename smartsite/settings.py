@@ -11,12 +11,22 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -28,17 +38,33 @@ from smartsite.errors import Misconfigured
 DEFAULT_FILE = Path("smartsite.toml")
 ENV_PREFIX = "SMARTSITE_"
 
-Listen = Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")]
+
+def _has_port(listen: str) -> str:
+    port = int(listen.rpartition(":")[2])
+    if port > 65_535:
+        raise ValueError(f"{port} is not a port: at most 65535")
+    return listen
+
+
+def _holds_no_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        raise ValueError("the password does not belong in url: name it by `password`")
+    return url
+
+
+Listen = Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$"), AfterValidator(_has_port)]
+Url = Annotated[str, AfterValidator(_holds_no_password)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BrokerSettings(_Section):
     """Where devices publish."""
 
-    url: str = Field(
+    url: Url = Field(
         "embedded",
         description='"embedded", or mqtt://HOST[:PORT] or mqtts://HOST[:PORT]',
         pattern=r"^(embedded|mqtts?://\S+)$",
@@ -77,7 +103,7 @@ class BrokerSettings(_Section):
 class DatabaseSettings(_Section):
     """Where everything is kept."""
 
-    url: str = Field(
+    url: Url = Field(
         "embedded",
         description='"embedded", or postgresql://USER@HOST[:PORT]/NAME without the password',
         pattern=r"^(embedded|postgres(ql)?://\S+)$",
@@ -86,14 +112,6 @@ class DatabaseSettings(_Section):
         0, ge=0, le=65_535, description="port of the embedded database; 0: a free one, kept"
     )
     password: SecretRef | None = None
-
-    @field_validator("url")
-    @classmethod
-    def _holds_no_password(cls, value: str) -> str:
-        authority = value.partition("://")[2].partition("/")[0]
-        if ":" in authority.rpartition("@")[0]:
-            raise ValueError("the password does not belong in url: name it by `password`")
-        return value
 
 
 class IngestSettings(_Section):
@@ -208,6 +226,10 @@ def load_settings(file: Path | None = None) -> Settings:
         found = FromFile()
     except ValidationError as fault:
         raise Misconfigured(_every_fault(fault, file)) from None
+    except SettingsError as fault:  # a list or a whole section in one variable
+        key = next((name for name in Settings.model_fields if f'"{name}"' in str(fault)), "")
+        variable = f"{ENV_PREFIX}{key.upper()}"
+        raise Misconfigured(f"environment {variable}: {key}: not JSON") from None
     settings = Settings.model_construct(
         **{name: getattr(found, name) for name in type(found).model_fields}
     )
@@ -215,10 +237,18 @@ def load_settings(file: Path | None = None) -> Settings:
 
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
+    def anchored(section: BaseModel, *names: str) -> BaseModel:
+        paths = {name: getattr(section, name) for name in names}
+        return section.model_copy(
+            update={name: path and folder / path for name, path in paths.items()}
+        )
+
     return settings.model_copy(
         update={
             "data_dir": folder / settings.data_dir,
             "site_files": tuple(folder / path for path in settings.site_files),
+            "broker": anchored(settings.broker, "ca_file", "cert_file", "key_file"),
+            "vision": anchored(settings.vision, "model"),
         }
     )
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-
 from ingest.consumer import Flushing
-from ingest.interim.connection import Options
-from smartsite.errors import Misconfigured
+from ingest.mqtt.codec import Version
+from ingest.mqtt.connection import Options
 from smartsite.services import EMBEDDED, Whereabouts
-from smartsite.settings import BrokerSettings, Settings, resolve_secret
+from smartsite.settings import Settings, resolve_secret
 
 MOST_BYTES = 64 * 1024 * 1024
 """Payload that may wait in memory before the socket is no longer read."""
@@ -46,10 +43,12 @@ def session_options(
         url=whereabouts.broker_url,
         client_id=f"smartsite-{worker}",
         filters=tuple((prefix + topic_filter, 1) for topic_filter in filters),
-        version=broker.version,
+        version=Version(broker.version),
         username=broker.username,
         password=password,
-        tls=_tls(broker),
+        ca_file=broker.ca_file,
+        cert_file=broker.cert_file,
+        key_file=broker.key_file,
         keepalive_s=broker.keepalive_s,
         max_payload_bytes=max_payload_bytes,
     )
@@ -70,19 +69,3 @@ def flushing(settings: Settings, messages: int, after_s: float) -> Flushing:
     if read_on is None:
         read_on = settings.broker.url == EMBEDDED
     return Flushing(messages, after_s, MOST_BYTES, read_on)
-
-
-def _tls(broker: BrokerSettings) -> ssl.SSLContext | None:
-    if not broker.url.startswith("mqtts"):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=_text(broker.ca_file))
-        if broker.cert_file is not None:
-            context.load_cert_chain(broker.cert_file, _text(broker.key_file))
-    except (OSError, ssl.SSLError) as fault:
-        raise Misconfigured(f"broker.ca_file, cert_file or key_file: {fault}") from None
-    return context
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
