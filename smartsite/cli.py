@@ -261,15 +261,10 @@ def list_violations(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the settings file and of the site file."""
-    from device_profiles.sites import SiteFile
+    from smartsite.schemas import settings_schema, site_schema
 
-    print(
-        json.dumps(
-            {"smartsite.toml": Settings.model_json_schema(), "site": SiteFile.model_json_schema()},
-            indent=2,
-            ensure_ascii=False,
-        )
-    )
+    schemas = {"smartsite.toml": settings_schema(), "site": site_schema()}
+    print(json.dumps(schemas, indent=2, ensure_ascii=False))
 
 
 def main() -> None:

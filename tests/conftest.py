@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ingest.store.migrate import migrate
 from smartsite.embedded.broker import EmbeddedBroker, greet
 from smartsite.embedded.postgres import EmbeddedPostgres
 
@@ -65,24 +66,41 @@ def postgres_server(service_root: Path) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+def _database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        yield server.url_of(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: EmbeddedPostgres) -> str:
-    """Name of the database that every test's database is a copy of; nobody connects to it."""
-    return "template1"
+    """Name of the migrated database that every test's database is a copy of.
+
+    Nobody may stay connected to it: PostgreSQL copies no database that is in use.
+    """
+    name = "smartsite_template"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    migrate(postgres_server.url_of(name))
+    return name
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """Connection string of a database of the test's own without any schema."""
+    yield from _database(postgres_server, "template1")
 
 
 @pytest.fixture
 def database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
     """Connection string of a database of the test's own, dropped afterwards."""
-    name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                sql.Identifier(name), sql.Identifier(migrated_template)
-            )
-        )
-        yield postgres_server.url_of(name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    yield from _database(postgres_server, migrated_template)
 
 
 @pytest.fixture(scope="session")

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from alerts.receiver import Receiver
-from ingest.store.migrate import migrate
-from smartsite.embedded.postgres import EmbeddedPostgres
 from tests.integration.alerts.stage import SECRETS, Clock, Stage
-
-
-@pytest.fixture(scope="session")
-def migrated_template(postgres_server: EmbeddedPostgres) -> Iterator[str]:
-    name = "alerts_template"
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    migrate(postgres_server.url_of(name))
-    yield name
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
 
 @pytest.fixture

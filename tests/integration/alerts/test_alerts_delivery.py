@@ -382,10 +382,8 @@ async def test_without_a_wake_it_is_found_by_polling(stage: Stage, builder: Rece
     async with running(stage.deliverer(poll_s=0.05)):
         await stage.book(finding(0))
         await builder.wait_for(lambda receiver: len(receiver.received) == 1)
-        # An update notifies nobody.
-        await stage.do(
-            "UPDATE deliveries SET state = 'pending' WHERE recipient_id = 'builder-hook'"
-        )
+        await until(stage.all_delivered)
+        await stage.do("UPDATE deliveries SET state = 'pending'")  # this notifies nobody
         await builder.wait_for(lambda receiver: receiver.duplicates == 1)
 
 
@@ -613,10 +611,15 @@ async def test_what_was_taken_while_the_database_died_is_written_down_later(
     assert len(calls) == len(set(calls)) == 2
 
 
-async def test_stopping_while_the_database_is_dead(stage: Stage, proxy: Proxy) -> None:
+async def test_stopping_while_the_database_is_dead(
+    stage: Stage, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def said() -> bool:
+        return "the database cannot be used" in caplog.text
+
     await proxy.cut()
     async with running(stage.deliverer()):
-        await asyncio.sleep(0)
+        await until(said)
     with pytest.raises(DatabaseUnavailable):
         await stage.deliverer().check_secrets()
     await proxy.open()

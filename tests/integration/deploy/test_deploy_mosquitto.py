@@ -88,7 +88,7 @@ async def test_nobody_else_gets_in(mosquitto: Mosquitto, register: Register) -> 
     assert not await accepted(aiomqtt.Client("127.0.0.1", mosquitto.service))
 
 
-async def test_only_the_service_reads(
+async def test_the_service_reads_and_nobody_else(
     mosquitto: Mosquitto, register: Register, service_password: str
 ) -> None:
     dust, crane = await register(DUST), await register(CRANE)
@@ -100,6 +100,7 @@ async def test_only_the_service_reads(
         await service.subscribe("#", qos=1)
         for topic_filter in ("#", "site/#", f"{DUST}/telemetry", f"{CRANE}/#"):
             await listener.subscribe(topic_filter, qos=1)
+        await service.publish(f"{DUST}/event", "{}", qos=1)  # which it may not
         await speaker.publish(f"{DUST}/telemetry", "{}", qos=1)
         await listener.publish(f"{CRANE}/telemetry", "{}", qos=1)
         # What the broker had for the listener it sent before this acknowledgement.

@@ -169,6 +169,7 @@ def test_the_contract_states_each_quantitys_range(kind: Kind, quantity: Quantity
         ({"ts": END_MS, "values": {"pm10_ug_m3": 1}}, Reason.TIME),
         ({"ts": "2026-11-21T08:00:00", "values": {"pm10_ug_m3": 1}}, Reason.TIME),
         ({"ts": FIRST_MS}, Reason.INCOMPLETE),
+        ({"ts": FIRST_MS, "values": {}}, Reason.INCOMPLETE),
         ({"ts": FIRST_MS, "values": [1]}, Reason.INCOMPLETE),
         ([], Reason.INCOMPLETE),
         ({"ts": FIRST_MS, "series": "week", "values": {"pm10_ug_m3": 1}}, Reason.TYPE),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 
@@ -150,14 +150,28 @@ class Paho:
     ) -> bytes:
         return self.written(
             lambda client: client._send_publish(
-                packet_id, topic, payload, int(packet_id > 0), retain, dup, properties=properties
+                packet_id,
+                topic,
+                payload,
+                int(packet_id > 0),
+                retain,
+                dup,
+                MQTTMessageInfo(packet_id),
+                properties,
             )
         )
 
     def read_publishes(self, data: bytes) -> list[MQTTMessage]:
+        """What it makes of whole packets.
+
+        Raises:
+            ValueError: They are none.
+        """
         messages: list[MQTTMessage] = []
         self.client.on_message = lambda _client, _userdata, message: messages.append(message)
         self.wire.waiting += data
         while self.wire.waiting:
-            assert self.client._packet_read() is MQTTErrorCode.MQTT_ERR_SUCCESS
+            code = self.client._packet_read()
+            if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                raise ValueError(code.name)
         return messages

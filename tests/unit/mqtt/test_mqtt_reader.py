@@ -8,7 +8,6 @@ import pytest
 from mqtt_wire import (
     LIMIT,
     VERSIONS,
-    WELCOME,
     Read,
     bytewise,
     feed,
@@ -80,8 +79,11 @@ def test_rare_packets(version: Version, data: bytes, event: Event) -> None:
         (V5, b"\x20\x02\x00\x01", ConnAck(1, False, {})),
         (
             V5,
-            packet(0x20, b"\x00\x87\x0d\x1f\x00\x02no\x13\x00\x3c\x21\x00\x14\x24\x01")[:1]
-            + b"\x12\x00\x00\x0f\x1f\x00\x02no\x13\x00\x3c\x21\x00\x14\x24\x01\x2a\x00",
+            packet(
+                0x20,
+                b"\x00\x00\x0f" + b"\x1f\x00\x02no" + b"\x13\x00\x3c" + b"\x21\x00\x14"
+                b"\x24\x01" + b"\x2a\x00",
+            ),
             ConnAck(
                 0,
                 False,
