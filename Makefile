@@ -31,6 +31,7 @@ format: $(VENV)/dev.stamp
 $(VENV)/python.stamp:
 	@command -v $(PYTHON) >/dev/null || { echo "smartsite needs Python 3.11 or later: no $(PYTHON) found (set PYTHON=…)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "smartsite needs Python 3.11 or later: $(PYTHON) is $$($(PYTHON) -V 2>&1 | cut -d" " -f2) (set PYTHON=…)"; exit 1; }
+	@$(PYTHON) -c 'import platform, sys; name, version = platform.libc_ver(); sys.exit(sys.platform == "linux" and (name != "glibc" or tuple(map(int, version.split("."))) < (2, 28)))' || { echo "smartsite needs glibc 2.28 or later on Linux (Debian 10, Ubuntu 20.04, RHEL 8 or newer; not Alpine)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "smartsite needs Python's venv: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

@@ -239,23 +239,21 @@ def list_violations(
     if as_json:
         _print_json(found)
         return
-    table = Table("opened", "closed", "kind", "site", "subject", "state", "what happened", "told")
+    table = Table("when", "violation", "what happened", "state", "told", show_lines=True)
     for violation in found:
         zone = ZoneInfo(violation.timezone)
+        opened = violation.opened_at.astimezone(zone)
+        closed = violation.closed_at.astimezone(zone) if violation.closed_at else None
         delivered = sum(1 for delivery in violation.deliveries if delivery.state == "delivered")
         table.add_row(
-            violation.opened_at.astimezone(zone).isoformat(" ", "seconds"),
-            violation.closed_at.astimezone(zone).strftime("%H:%M:%S")
-            if violation.closed_at
-            else "lasts",
-            violation.kind,
-            violation.site,
-            violation.subject,
-            str(violation.state),
+            f"{opened:%Y-%m-%d}\n{opened:%H:%M:%S}–" + (f"{closed:%H:%M:%S}" if closed else "…"),
+            f"{violation.kind}\n{violation.site}",
             f"{violation.message_zh}\n{violation.message_en}",
+            str(violation.state),
             f"{delivered}/{len(violation.deliveries)}",
         )
     Console().print(table)
+    _say("with evidence by hash: smartsite violations --json")
 
 
 @app.command()

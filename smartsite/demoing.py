@@ -42,7 +42,13 @@ def present(
     else:
         with Live(console=console, refresh_per_second=4, screen=False) as live:
             demo = asyncio.run(
-                _run(settings, seconds, seed, extra, lambda demo: live.update(picture(demo)))
+                _run(
+                    settings,
+                    seconds,
+                    seed,
+                    extra,
+                    lambda demo: live.update(picture(demo, console.height)),
+                )
             )
     result = result_of(demo)
     if not as_json:

@@ -13,16 +13,21 @@ from rich.text import Text
 from alerts.listing import ListedViolation
 from smartsite.demo import Demo
 
-ROWS = 12
+LINES_AROUND = 16
+"""Lines of the picture that are not violations."""
+
+LINES_A_ROW = 4
+"""Most lines a violation takes in a terminal of usual width."""
 _COLOURS = {"dust": "yellow", "crane": "red", "helmet": "magenta"}
 _WORDS = {"dust": "扬尘 dust", "crane": "塔机 crane", "helmet": "安全帽 helmet"}
 
 
-def picture(demo: Demo) -> RenderableType:
+def picture(demo: Demo, lines: int) -> RenderableType:
     """Draw how the demo stands.
 
     Args:
         demo: Under way.
+        lines: Height of the terminal: as many violations are shown as fit.
 
     Returns:
         What to show.
@@ -34,7 +39,12 @@ def picture(demo: Demo) -> RenderableType:
         (f"{seconds:5.0f} s   ", "dim"),
         (demo.doing, "cyan"),
     )
-    return Group(head, _flow(demo), _violations(demo), _foot(demo))
+    return Group(
+        head,
+        _flow(demo),
+        _violations(demo, max(1, (lines - LINES_AROUND) // LINES_A_ROW)),
+        _foot(demo),
+    )
 
 
 def _flow(demo: Demo) -> RenderableType:
@@ -71,13 +81,13 @@ def _flow(demo: Demo) -> RenderableType:
     return Panel(table, title="MQTT → PostgreSQL → detectors → webhooks", title_align="left")
 
 
-def _violations(demo: Demo) -> RenderableType:
+def _violations(demo: Demo, rows: int) -> RenderableType:
     table = Table(expand=True, show_lines=False)
     table.add_column("时间 time", no_wrap=True)
     table.add_column("违规 violation", no_wrap=True)
     table.add_column("说明 what happened", ratio=1, overflow="fold")
     table.add_column("告知 told", no_wrap=True)
-    for violation in demo.found[:ROWS]:
+    for violation in demo.found[:rows]:
         table.add_row(*_row(violation))
     title = f"违规 violations: {len(demo.found)}"
     return Panel(table if demo.found else Text("尚无 none yet", "dim"), title=title)
