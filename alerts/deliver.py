@@ -84,7 +84,8 @@ class DeliverySettings:
         per_recipient: Most of them to one recipient.
         timeout_s: Longest an attempt may take, seconds.
         poll_s: How often to look without being woken, seconds.
-        lease_s: When an attempt nobody finished may be taken over, seconds.
+        lease_s: When an attempt nobody finished may be taken over, seconds; by default 45 after
+            its timeout.
         schedule: Pause before each attempt.
     """
 
@@ -92,17 +93,24 @@ class DeliverySettings:
     per_recipient: int = 4
     timeout_s: float = 15.0
     poll_s: float = 5.0
-    lease_s: float = 60.0
+    lease_s: float | None = None
     schedule: tuple[timedelta, ...] = SCHEDULE
 
     def __post_init__(self) -> None:
-        if self.lease_s < self.timeout_s + QUERY_TIMEOUT_S / 2:
+        if self.lease < timedelta(seconds=self.timeout_s + QUERY_TIMEOUT_S / 2):
             raise DeliverySettingsUnusable(
                 f"lease_s {self.lease_s} leaves no time to say how an attempt of {self.timeout_s} s"
                 f" went: it must exceed timeout_s by {QUERY_TIMEOUT_S / 2:.0f}"
             )
         if min(self.concurrency, self.per_recipient, len(self.schedule)) < 1:
             raise DeliverySettingsUnusable("concurrency, per_recipient and schedule: at least 1")
+
+    @property
+    def lease(self) -> timedelta:
+        """How long an attempt is ours."""
+        if self.lease_s is not None:
+            return timedelta(seconds=self.lease_s)
+        return timedelta(seconds=self.timeout_s + 1.5 * QUERY_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +282,7 @@ class Deliverer:
             "deliver_lease",
             {
                 "now": now,
-                "until": now + timedelta(seconds=self._settings.lease_s),
+                "until": now + self._settings.lease,
                 "per_recipient": self._settings.per_recipient,
                 "places": places,
             },

@@ -43,7 +43,7 @@ _NOTES_BYTES = 1_000
 # Where room is short, these stay first.
 _ROLE_RANK = {"peak": 0, "first": 1, "last": 2, "confirmation": 3}
 
-_ENCODER = msgspec.json.Encoder(order="deterministic")
+_ENCODER = msgspec.json.Encoder()
 
 
 class MessageType(StrEnum):

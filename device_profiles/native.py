@@ -45,12 +45,6 @@ _FIRST_US = 946_684_800_000_000  # 2000-01-01: no instrument here is older
 _LAST_US = 4_102_444_800_000_000  # 2100-01-01: beyond it microseconds are no time of ours
 
 
-class _NotJson(str):
-    """NaN, Infinity or -Infinity: words Python's JSON reader knows and JSON does not."""
-
-    __slots__ = ()
-
-
 def microseconds(moment: datetime) -> int:
     """Turn an aware time into microseconds since 1970 UTC, exactly.
 
@@ -108,6 +102,7 @@ def telemetry_decoder(kind: Kind) -> Decoder:
     fast = msgspec.json.Decoder(reading_type | list[reading_type]).decode  # type: ignore[valid-type]
     as_tuple = msgspec.structs.astuple
     width = len(names)
+    nothing = as_tuple(values_type())
 
     def read(message: Any) -> Telemetry:
         ts = message.ts
@@ -120,6 +115,8 @@ def telemetry_decoder(kind: Kind) -> Decoder:
         if not _FIRST_US <= reported_us < _LAST_US:
             raise Rejected(Reason.TIME, f"ts {shown(ts)} is not between 2000 and 2100")
         values = as_tuple(message.values)
+        if values == nothing:  # the very same NaN in every place: none of them was said
+            raise Rejected(Reason.INCOMPLETE, "values holds nothing")
         series = message.series
         seq = message.seq
         if seq is not None and not -_INT64 <= seq < _INT64:
@@ -172,13 +169,13 @@ def _storable(text: str) -> bool:
 
 
 def parse_json(payload: bytes) -> Any:
-    """Read JSON of a stranger; NaN and Infinity are kept as words to be refused one by one.
+    """Read JSON of a stranger; numbers beyond it are left to be refused one by one.
 
     Args:
         payload: The bytes.
 
     Returns:
-        Python objects; never a float that is not finite unless the text overflowed.
+        Python objects. NaN, Infinity, and what overflowed, are floats that are not finite.
 
     Raises:
         Rejected: With reason `encoding` or `syntax` and the offset where known.
@@ -188,11 +185,24 @@ def parse_json(payload: bytes) -> Any:
     except UnicodeDecodeError as fault:
         raise Rejected(Reason.ENCODING, "payload is not UTF-8", fault.start) from None
     try:
-        return json.loads(text, parse_constant=_NotJson)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of more digits than Python reads
+            return json.loads(text, parse_int=_long_int)
     except json.JSONDecodeError as fault:
-        raise Rejected(Reason.SYNTAX, f"payload is not JSON: {fault.msg}", fault.pos) from None
+        offset = len(text[: fault.pos].encode())
+        raise Rejected(Reason.SYNTAX, f"payload is not JSON: {fault.msg}", offset) from None
     except (RecursionError, ValueError) as fault:
         raise Rejected(Reason.SYNTAX, f"payload is not JSON we read: {fault}") from None
+
+
+def _long_int(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)  # infinite, and refused as such where it stands
 
 
 def _decode_slowly(kind: Kind, names: list[str], payload: bytes) -> Decoded:
@@ -258,10 +268,10 @@ _KNOWN_KEYS = frozenset({"ts", "seq", "series", "values"})
 
 
 def _read_ts(ts: object) -> int:
-    if isinstance(ts, str) and not isinstance(ts, _NotJson):
+    if isinstance(ts, str):
         try:
             moment = msgspec.convert(ts, datetime)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: a lone surrogate
             raise Rejected(Reason.TIME, f"ts {shown(ts)} is not RFC 3339") from None
         if moment.tzinfo is None:
             raise Rejected(Reason.TIME, f"ts {shown(ts)} has no zone")
@@ -286,8 +296,6 @@ def _number(value: object) -> float:
         if math.isfinite(number):
             return number
         raise Rejected(Reason.RANGE, f"{shown(value)} is no finite number")
-    if isinstance(value, _NotJson):
-        raise Rejected(Reason.RANGE, f"{value} is no finite number")
     raise Rejected(Reason.TYPE, f"{shown(value)} is not a number")
 
 
@@ -307,11 +315,12 @@ def _keep_extra(extra: dict[str, object], faults: list[Refused]) -> bytes | None
                 fault = "the value cannot be written as JSON"
             if b"\\u0000" in encoded:
                 fault = "the value holds NUL"
-        size += len(name) + len(encoded)
-        if fault is None and (size > MAX_EXTRA_BYTES or len(kept) >= MAX_EXTRA):
+        added = len(name) + len(encoded)
+        if fault is None and (size + added > MAX_EXTRA_BYTES or len(kept) >= MAX_EXTRA):
             fault = f"more than {MAX_EXTRA} names or {MAX_EXTRA_BYTES} bytes unknown to us"
         if fault is None:
             kept[name] = msgspec.Raw(encoded)
+            size += added
         else:
             detail = f"unknown name {shown(name)}: {fault}"
             faults.append(Refused(Reason.TYPE, detail, shown(name), shown(value)))
@@ -346,7 +355,7 @@ def decode_status(payload: bytes) -> Status:
     if not isinstance(parsed, dict) or type(parsed.get("online")) is not bool:
         raise Rejected(Reason.TYPE, 'a status is {"online": true or false}')
     detail = parsed.get("detail", "")
-    if not isinstance(detail, str) or isinstance(detail, _NotJson) or not _storable(detail):
+    if not isinstance(detail, str) or not _storable(detail):
         detail = ""
     return Status(parsed["online"], detail[:200])
 

@@ -14,6 +14,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -105,7 +106,11 @@ def parse_message(line: bytes) -> Message:
             payload = base64.b64decode(read.payload_base64 or "", validate=True)
         except (binascii.Error, ValueError):
             raise Rejected(Reason.ENCODING, "payload_base64 is not base64") from None
-    return Message(read.received_at.astimezone(UTC), read.topic, payload, read.qos, read.retain)
+    try:
+        received_at = read.received_at.astimezone(UTC)
+    except OverflowError:
+        raise Rejected(Reason.TIME, "received_at lies outside the years 1 to 9999") from None
+    return Message(received_at, read.topic, payload, read.qos, read.retain)
 
 
 @contextmanager
@@ -114,7 +119,8 @@ def _opened(path: Path, mode: str) -> Iterator[BinaryIO]:
         if path.suffix != ".zst":
             yield raw  # type: ignore[misc]  # open() with a variable mode is typed IO[Any]
         elif mode == "rb":
-            with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+            # Files joined by `cat` are one recording, as they are to the zstd tool.
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
                 yield io.BufferedReader(stream)
         else:
             with zstandard.ZstdCompressor(level=9).stream_writer(raw, closefd=False) as stream:
@@ -131,12 +137,18 @@ def read_recording(path: Path) -> Iterator[Message]:
         The messages in the order of the file.
 
     Raises:
-        Rejected: A line is not of this format; the detail names file and line.
+        Rejected: A line is not of this format, or the file is not compressed as its name says;
+            the detail names file and line.
     """
     with _opened(path, "rb") as stream:
-        number = 0
-        while line := stream.readline(MAX_LINE_BYTES):
-            number += 1
+        for number in count(1):
+            try:
+                line = stream.readline(MAX_LINE_BYTES)
+            except zstandard.ZstdError as fault:
+                where = f"{path}, line {number}: {fault}"
+                raise Rejected(Reason.ENCODING, where) from None
+            if not line:
+                return
             if not line.strip():
                 continue
             try:
@@ -156,9 +168,9 @@ def write_recording(path: Path, messages: Iterable[Message]) -> int:
     Returns:
         How many messages were written.
     """
-    count = 0
+    written = 0
     with _opened(path, "wb") as stream:
         for message in messages:
             stream.write(format_message(message) + b"\n")
-            count += 1
-    return count
+            written += 1
+    return written

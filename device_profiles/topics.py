@@ -15,6 +15,8 @@ from device_profiles.vocabulary import Channel, Kind
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PREFIX = re.compile(r"(?:[A-Za-z0-9._-]{1,64}(?:/[A-Za-z0-9._-]{1,64}){0,7})?")
 MAX_TOPIC_BYTES = 1_024
+MAX_TIME_DIGITS = 13
+"""Most digits of a picture's time: milliseconds until the year 2286."""
 
 
 class Address(NamedTuple):
@@ -61,8 +63,13 @@ def parse_topic(topic: bytes) -> Address:
     except UnicodeDecodeError:
         raise Rejected(Reason.TOPIC, f"topic {shown(topic)} is not ASCII") from None
     frame_ms = None
-    if len(parts) >= 6 and parts[-2] == Channel.FRAME and parts[-6] == "site":
-        if not (parts[-1].isdigit() and len(parts[-1]) <= 15):
+    if (
+        len(parts) >= 6
+        and parts[-2] == Channel.FRAME
+        and parts[-6] == "site"
+        and parts[-1] not in set(Channel)  # else "frame" is a device's id, "site" a district's
+    ):
+        if not (parts[-1].isdigit() and len(parts[-1]) <= MAX_TIME_DIGITS):
             raise Rejected(Reason.TOPIC, f"frame time {shown(parts[-1])} is not epoch milliseconds")
         frame_ms = int(parts.pop())
     if len(parts) < 5 or parts[-5] != "site":
@@ -74,7 +81,7 @@ def parse_topic(topic: bytes) -> Address:
     for name, text in (("site id", site), ("device id", device)):
         if not ID.fullmatch(text):
             raise Rejected(Reason.TOPIC, f"{name} {shown(text)} does not match {ID.pattern}")
-    if not PREFIX.fullmatch("/".join(prefix)):
+    if prefix == [""] or not PREFIX.fullmatch("/".join(prefix)):
         raise Rejected(
             Reason.TOPIC, f"prefix {shown('/'.join(prefix))} does not match {ID.pattern}"
         )

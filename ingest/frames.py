@@ -79,13 +79,13 @@ class FrameOutcome:
     Attributes:
         stored: Frames now stored by it.
         duplicates: Frames that were there already.
-        quarantined: Messages put aside.
+        quarantined: Messages put aside, by reason.
         already_written: The flush had been committed before.
     """
 
     stored: int = 0
     duplicates: int = 0
-    quarantined: int = 0
+    quarantined: Counter[Reason] = field(default_factory=Counter)
     already_written: bool = False
 
 
@@ -257,7 +257,7 @@ class FrameWriter:
                     picture.device_id,
                 )
             )
-        outcome.quarantined = len(quarantined)
+        outcome.quarantined = Counter(entry.reason for entry in quarantined)
         await put_quarantined(cursor, where, flush.arrivals, quarantined)
         await add_exceptions(connection, exceptions)
         return outcome

@@ -41,6 +41,8 @@ app = typer.Typer(
 )
 site_app = typer.Typer(no_args_is_help=True, help="Register sites, devices and recipients.")
 app.add_typer(site_app, name="site")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure what the service costs, on real parts.")
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[
     Path | None,
@@ -254,6 +256,39 @@ def list_violations(
         )
     Console().print(table)
     _say("with evidence by hash: smartsite violations --json")
+
+
+@bench_app.command("ingest")
+def bench_ingest(
+    messages: Annotated[int, typer.Option(min=1_000, help="How many to queue.")] = 200_000,
+    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Readings a message.")] = 1,
+    broker: Annotated[str | None, typer.Option(help="mqtt://… ; default: embedded.")] = None,
+    database_: Annotated[
+        str | None, typer.Option("--database", help="postgresql://… , empty; default: embedded.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the fleet's values.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a fleet's readings at the broker and drain them with the real service process."""
+    from smartsite.bench.ingest import as_dict, drain
+
+    result = as_dict(
+        drain(
+            messages=messages,
+            batch=batch,
+            seed=seed,
+            broker_url=broker,
+            database_url=database_,
+            say=_say,
+        )
+    )
+    if as_json:
+        _print_json(result)
+        return
+    table = Table("figure", "value")
+    for name, value in result.items():
+        table.add_row(name, str(value))
+    Console().print(table)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import psycopg.conninfo
@@ -75,6 +76,27 @@ def external_database_url(settings: Settings) -> str:
         settings.database.url,
         password=resolve_secret(settings.database.password, "database.password"),
     )
+
+
+def password_environment(database_url: str) -> dict[str, str]:
+    """Hand a connection string to a child process: the password apart from the URL.
+
+    Args:
+        database_url: Password included.
+
+    Returns:
+        Environment variables for `database.url` and `database.password`.
+    """
+    parts = urlsplit(database_url)
+    if parts.password is None:
+        return {"SMARTSITE_DATABASE__URL": database_url}
+    host = parts.netloc.rpartition("@")[2]
+    bare = parts._replace(netloc=f"{parts.username}@{host}").geturl()
+    return {
+        "SMARTSITE_DATABASE__URL": bare,
+        "SMARTSITE_DATABASE__PASSWORD": "env:SMARTSITE_DATABASE_SECRET",
+        "SMARTSITE_DATABASE_SECRET": unquote(parts.password),
+    }
 
 
 class Services:

@@ -162,7 +162,12 @@ class HealthSettings(_Section):
     """Where metrics and health are shown."""
 
     listen: Listen = "127.0.0.1:9464"
-    fresh_s: float = Field(60, gt=0, description="data older than this is not fresh")
+    fresh_s: float = Field(
+        150,
+        gt=0,
+        description="data older than this is not fresh; a device that speaks every minute may miss"
+        " one turn",
+    )
 
 
 class Settings(BaseSettings):

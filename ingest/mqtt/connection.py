@@ -618,7 +618,7 @@ class _Link(asyncio.Protocol):
         self._flooded = False  # messages came since the deadline was last looked at
         self._ready_at: float | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._next_ping: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
 
     @property
@@ -658,7 +658,7 @@ class _Link(asyncio.Protocol):
         )
         self._heard_at = self._loop.time()
         self._require_answer()
-        self._next_ping = self._loop.call_later(self._keepalive_s / 4, self._keep_alive)
+        self._look_again()
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -676,7 +676,7 @@ class _Link(asyncio.Protocol):
         self.end(BrokerUnavailable(f"{self._endpoint} hung up"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._next_ping, self._rest):
+        for timer in (self._deadline, self._next_look, self._rest):
             if timer is not None:
                 timer.cancel()
         if not self.ended.done():
@@ -788,6 +788,7 @@ class _Link(asyncio.Protocol):
         keepalive_s = answer.properties.get(Property.SERVER_KEEP_ALIVE)
         if isinstance(keepalive_s, int) and keepalive_s:
             self._keepalive_s = min(self._keepalive_s, keepalive_s)
+            self._look_again()
         self._counters.connections += 1
         self.on_phase(Phase.SUBSCRIBING, session_present=answer.session_present)
         self._phase = Phase.SUBSCRIBING
@@ -871,16 +872,22 @@ class _Link(asyncio.Protocol):
             BrokerUnavailable(f"{self._endpoint} did not answer {what} in {OPEN_TIMEOUT_S:.0f} s")
         )
 
+    def _look_again(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = self._loop.call_later(self._keepalive_s / 4, self._keep_alive)
+
     def _keep_alive(self) -> None:
         """Ping where either side has been quiet for long, give up where the broker was too long."""
         now = self._loop.time()
+        assert self._next_look is not None  # noqa: S101 - it has just called
+        if now - self._next_look.when() > self._keepalive_s / 4:
+            self._heard_at = now  # it was us who slept, and what came meanwhile is not yet read
         silent_s = now - self._heard_at
         if not self.paused and silent_s > 1.5 * self._keepalive_s:
             self.end(BrokerUnavailable(f"{self._endpoint} has been silent for {silent_s:.0f} s"))
             return
         quiet_s = now - self._wrote_at
-        if quiet_s >= self._keepalive_s / 2 or (
-            not self.paused and silent_s >= self._keepalive_s / 2
-        ):
+        if max(quiet_s, 0 if self.paused else silent_s) >= self._keepalive_s / 2:
             self.write(codec.PINGREQ)
-        self._next_ping = self._loop.call_later(self._keepalive_s / 4, self._keep_alive)
+        self._look_again()

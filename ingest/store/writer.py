@@ -229,16 +229,24 @@ async def put_quarantined(
             | {
                 "received_at": moment_of(arrivals.received_us[entry.index]),
                 "index": entry.index,
-                "topic": arrivals.topics[entry.index].decode("utf-8", "replace"),
+                "topic": _storable(arrivals.topics[entry.index].decode("utf-8", "replace")),
                 "device_id": entry.device_id,
                 "scope": entry.scope,
                 "reason": entry.reason,
-                "detail": entry.detail,
-                "field": entry.field,
-                "value": entry.value,
+                "detail": _storable(entry.detail),
+                "field": entry.field and _storable(entry.field),
+                "value": entry.value and _storable(entry.value),
                 "payload_bytes": facts[entry.index][0],
                 "payload_sha256": facts[entry.index][1],
             }
             for entry in quarantined
         ],
     )
+
+
+def _storable(text: str) -> str:
+    """Put marks in the place of what PostgreSQL cannot keep: NUL and lone surrogates.
+
+    What a stranger sent must not stop the transaction that puts it aside.
+    """
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

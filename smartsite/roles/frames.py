@@ -8,7 +8,7 @@ from ingest import metrics
 from ingest.consumer import Consumer
 from ingest.frame_store import FrameStore
 from ingest.frames import FrameWriter
-from ingest.pipeline import Arrivals, TimeLimits
+from ingest.pipeline import Arrivals, Scope, TimeLimits
 from ingest.store.worker import Worker
 from smartsite.roles.consuming import flushing, session_options
 from smartsite.roles.ingest import RouteBook
@@ -39,7 +39,8 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     async def write(arrivals: Arrivals) -> None:
         outcome = await writer.write(arrivals, await book.routes())
         metrics.FRAMES.inc(outcome.stored)
-        metrics.QUARANTINED.labels("frame", "frame").inc(outcome.quarantined)
+        for reason, count in outcome.quarantined.items():
+            metrics.QUARANTINED.labels(Scope.FRAME, reason).inc(count)
 
     consumer = Consumer(
         "frames",

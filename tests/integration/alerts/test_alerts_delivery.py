@@ -486,18 +486,22 @@ async def test_told_twice_is_taken_once(stage: Stage, builder: Receiver) -> None
     assert (len(builder.received), builder.duplicates) == (1, 1)
 
 
-async def test_who_lost_the_lease_does_not_overrule_who_has_it(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("in_time", "late", "state", "last_status"),
+    [(200, 500, "delivered", 200), (503, 500, "pending", 503), (503, 200, "delivered", 200)],
+)
+async def test_who_lost_the_lease_does_not_overrule_who_has_it(
+    stage: Stage, in_time: int, late: int, state: str, last_status: int
+) -> None:
+    """Only what was taken is taken, whoever says so."""
     arrived, let_go = asyncio.Event(), asyncio.Event()
-    calls = 0
 
     async def slow_first(_: web.Request) -> web.Response:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            return web.Response()
+        if arrived.is_set():
+            return web.Response(status=in_time)
         arrived.set()
         await let_go.wait()
-        return web.Response(status=410)
+        return web.Response(status=late)
 
     await stage.do("DELETE FROM recipients WHERE id = 'bureau-hook'")
     await stage.book(finding(0))
@@ -507,14 +511,16 @@ async def test_who_lost_the_lease_does_not_overrule_who_has_it(stage: Stage) -> 
         stage.deliverer() as other,
     ):
         await stage.do("UPDATE recipients SET url = %(url)s", {"url": url})
-        late = asyncio.create_task(sleeper.deliver_due())
+        first = asyncio.create_task(sleeper.deliver_due())
         await arrived.wait()
         stage.clock.forward(seconds=61)
         assert await other.deliver_due() == 1
         let_go.set()
-        await late
+        await first
     (row,) = await stage.deliveries()
-    assert (row["state"], row["attempts"]) == ("delivered", 2)
+    assert (row["state"], row["attempts"], row["last_status"]) == (state, 2, last_status)
+    if state == "pending":
+        assert row["next_attempt_at"] == stage.clock() + timedelta(minutes=5)
 
 
 class Proxy:

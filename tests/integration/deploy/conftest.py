@@ -1,7 +1,6 @@
 """A copy of `deploy/` as an operator has it: a site file, and secrets made by its own script."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,29 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deploy.mosquitto import PATIENCE_SECONDS, Mosquitto, accepted
+from tests.integration.deploy.mosquitto import (
+    PATIENCE_SECONDS,
+    Mosquitto,
+    accepted,
+    find_program,
+    shell_environment,
+)
 from tests.unit.docs.manual import ROOT
-
-PASSWD = "mosquitto_passwd"
-
-
-def _find(program: str) -> str | None:
-    # Debian keeps servers where only root's PATH looks.
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-
-
-def _environment(deploy: Path) -> dict[str, str]:
-    """With `mosquitto_passwd`, or what stands in for it where there is no broker either."""
-    environment = dict(os.environ)
-    found = _find(PASSWD)
-    if found is None:
-        stand_in = deploy / "bin" / PASSWD
-        stand_in.parent.mkdir(exist_ok=True)
-        stand_in.write_text('#!/bin/sh\necho "$3:unhashed" >>"$2"\n', "utf-8")
-        stand_in.chmod(0o755)
-        found = str(stand_in)
-    environment["PATH"] = f"{Path(found).parent}:{environment['PATH']}"
-    return environment
 
 
 @pytest.fixture
@@ -42,7 +26,7 @@ def deploy(tmp_path: Path) -> Path:
     for secret in (copy / "secrets").iterdir():
         if secret.name != "README.md":
             secret.unlink()
-    subprocess.run([copy / "secrets.sh"], check=True, env=_environment(copy))
+    subprocess.run([copy / "secrets.sh"], check=True, env=shell_environment(copy))
     (copy / "site.example.toml").rename(copy / "site.toml")
     for name in ("smartsite.toml", "site.toml", "timescaledb/10-roles.sh"):
         file = copy / name
@@ -61,7 +45,7 @@ def service_password(deploy: Path) -> str:
 @pytest.fixture
 def mosquitto(deploy: Path, tmp_path: Path) -> Iterator[Mosquitto]:
     """The broker, running."""
-    program = _find("mosquitto")
+    program = find_program("mosquitto")
     if program is None:
         pytest.skip("Mosquitto is not installed here (Debian: apt install mosquitto)")
     folder = tmp_path / "mosquitto"
@@ -78,7 +62,7 @@ def register(mosquitto: Mosquitto, deploy: Path) -> Callable[[str], Awaitable[st
         script = await asyncio.create_subprocess_exec(
             deploy / "secrets.sh",
             user,
-            env=_environment(deploy),
+            env=shell_environment(deploy),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )

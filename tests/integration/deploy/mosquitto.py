@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Self
 
 import aiomqtt
 
+PASSWD = "mosquitto_passwd"
 PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
@@ -131,6 +133,26 @@ class Mosquitto:
             self._process.send_signal(how)
             self._process.wait(PATIENCE_SECONDS)
             self._process = None
+
+
+def find_program(program: str) -> str | None:
+    """Where a program of Mosquitto is, if it is installed."""
+    # Debian keeps servers where only root's PATH looks.
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+
+
+def shell_environment(deploy: Path) -> dict[str, str]:
+    """With `mosquitto_passwd`, or what stands in for it where there is no broker either."""
+    environment = dict(os.environ)
+    found = find_program(PASSWD)
+    if found is None:
+        stand_in = deploy / "bin" / PASSWD
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text('#!/bin/sh\necho "$3:unhashed" >>"$2"\n', "utf-8")
+        stand_in.chmod(0o755)
+        found = str(stand_in)
+    environment["PATH"] = f"{Path(found).parent}:{environment['PATH']}"
+    return environment
 
 
 async def accepted(client: aiomqtt.Client) -> bool:

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from tests.integration.deploy.mosquitto import shell_environment
 from tests.unit.docs.manual import ROOT, table_with
 
 COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text("utf-8")
@@ -39,19 +40,23 @@ def test_every_secret_is_made_declared_and_explained(deploy: Path) -> None:
     assert made == used == explained == named
 
 
-def test_secrets_are_made_once_and_are_no_ones_else(deploy: Path) -> None:
+def test_no_two_secrets_are_alike_and_the_folder_is_closed(deploy: Path) -> None:
     secrets = deploy / "secrets"
-    kept = {
-        file.name: file.read_text("utf-8")
-        for file in secrets.iterdir()
-        if file.name != "mosquitto_passwords"
-    }
-    assert len(set(kept.values())) == len(kept)
+    made = {file.name: file.read_text("utf-8") for file in secrets.iterdir()}
+    for other in ("README.md", "mosquitto_passwords"):
+        del made[other]
+    assert len(set(made.values())) == len(made)
+    for name, text in made.items():
+        shape = r"whsec_[A-Za-z0-9+/]{43}=" if "webhook" in name else r"[A-Za-z0-9_-]{32}"
+        assert re.fullmatch(shape + r"\n", text), name
     assert secrets.stat().st_mode & 0o077 == 0
-    for name in ("contractor_webhook_secret", "regulator_webhook_secret"):
-        assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", kept[name])
-    for name, text in kept.items():
-        assert not re.search(r"\s\S", text) or name == "README.md"
+
+
+def test_secrets_that_are_there_stay(deploy: Path) -> None:
+    kept = deploy / "secrets" / "database_password"
+    before = kept.read_text("utf-8")
+    subprocess.run([deploy / "secrets.sh"], check=True, env=shell_environment(deploy))
+    assert kept.read_text("utf-8") == before
 
 
 def test_every_image_is_pinned_and_every_published_port_can_be_moved() -> None:

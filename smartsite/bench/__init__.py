@@ -1,0 +1,1 @@
+"""Benchmarks behind `smartsite bench`: what the service costs, measured on real parts."""

@@ -1,0 +1,130 @@
+"""The chain: who is judged by what, and what is late."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from detectors.rules import DustRule, Rules
+from device_profiles.findings import Coverage, Finding
+from device_profiles.readings import CraneReading, DustReading, Source
+from device_profiles.sites import CraneGeometry
+from device_profiles.vocabulary import Kind
+from ingest.store.readings import StoredDevice
+from smartsite.chain import Chain, Subject
+
+T0 = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+RULES = Rules(dust=DustRule(window_s=60, bridge_s=60))
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def geometry(x_m: float) -> CraneGeometry:
+    return CraneGeometry(x_m=x_m, y_m=0, jib_height_m=40, jib_m=50, counter_jib_m=15)
+
+
+def device(name: str, kind: Kind, x_m: float | None = None, site: str = "s") -> StoredDevice:
+    return StoredDevice(1, site, name, kind, 10.0, None if x_m is None else geometry(x_m))
+
+
+def dust(seconds: float, pm10_ug_m3: float, name: str = "d1", site: str = "s") -> DustReading:
+    return DustReading(
+        site=site,
+        device=name,
+        observed_at=at(seconds),
+        received_at=at(seconds),
+        source=Source(1, 1, 0),
+        pm10_ug_m3=pm10_ug_m3,
+    )
+
+
+def crane(seconds: float, name: str, slew_deg: float) -> CraneReading:
+    return CraneReading(
+        site="s",
+        device=name,
+        observed_at=at(seconds),
+        received_at=at(seconds),
+        source=Source(1, 1, 0),
+        slew_deg=slew_deg,
+        trolley_m=20.0,
+        hook_height_m=10.0,
+    )
+
+
+def devices_of(chain: Chain) -> set[tuple[str, ...]]:
+    return {subject.devices for subject in chain.watches}
+
+
+def test_every_device_is_judged_by_the_rule_of_its_kind() -> None:
+    chain = Chain(RULES, [device("d1", Kind.DUST), device("cam", Kind.CAMERA)])
+    rules = {subject.devices: subject.rule for subject in chain.watches}
+    assert rules == {("d1",): "dust.pm10_mean", ("cam",): "helmet.bare_head"}
+    assert chain.without_rule == {}
+
+
+def test_cranes_are_judged_in_pairs_that_can_meet() -> None:
+    fleet = [device(name, Kind.CRANE, x_m) for name, x_m in (("c", 60), ("a", 0), ("b", 30))]
+    chain = Chain(RULES, [*fleet, device("far", Kind.CRANE, 500)])
+    assert devices_of(chain) == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert {subject.text for subject in chain.watches} == {"a+b", "a+c", "b+c"}
+    assert chain.without_rule == {}
+
+
+def test_cranes_of_different_sites_never_meet() -> None:
+    chain = Chain(RULES, [device("a", Kind.CRANE, 0), device("b", Kind.CRANE, 10, site="t")])
+    assert chain.watches == {}
+
+
+def test_a_crane_without_geometry_is_said() -> None:
+    chain = Chain(RULES, [device("a", Kind.CRANE, 0), device("b", Kind.CRANE)])
+    assert chain.watches == {}
+    assert chain.without_rule == {"s/b": "no geometry registered"}
+
+
+def test_no_rule_judges_a_single_crane() -> None:
+    with pytest.raises(TypeError, match="no rule"):
+        Chain(RULES, []).new_detector((device("a", Kind.CRANE, 0),))
+
+
+def test_readings_reach_the_detector_of_their_device() -> None:
+    chain = Chain(RULES, [device("d1", Kind.DUST), device("d1", Kind.DUST, site="t")])
+    judged = chain.observe(dust(10.0 * step, 500.0) for step in range(13))
+    findings = [item for item in judged.said if isinstance(item, Finding)]
+    assert findings
+    assert {(item.site, item.subject) for item in findings} == {("s", "d1")}
+    assert judged.late == {}
+
+
+def test_a_pair_hears_both_cranes() -> None:
+    chain = Chain(RULES, [device("a", Kind.CRANE, 0), device("b", Kind.CRANE, 40)])
+    judged = chain.observe(
+        [crane(step, name, slew) for step in range(3) for name, slew in (("a", 90.0), ("b", 270.0))]
+    )
+    assert any(isinstance(item, Finding) and item.subject == "a+b" for item in judged.said)
+
+
+def test_strangers_readings_are_passed_over() -> None:
+    chain = Chain(RULES, [device("d1", Kind.DUST)])
+    judged = chain.observe([dust(0, 500, "d2"), dust(0, 500, site="t"), crane(0, "d3", 0.0)])
+    assert (judged.said, judged.late) == ([], {})
+
+
+def test_late_readings_are_reported_and_not_judged() -> None:
+    chain = Chain(RULES, [device("d1", Kind.DUST), device("d2", Kind.DUST)])
+    chain.observe(dust(10.0 * step, 10.0) for step in range(13))
+    said = chain.advance(at(600))
+    assert any(isinstance(item, Coverage) for item in said)
+    judged = chain.observe([dust(35, 500), dust(25, 500), dust(45, 500), dust(700, 10)])
+    subject = Subject("dust.pm10_mean", "s", ("d1",))
+    # Rebuilt from the oldest on; until then nothing of it is judged, however new.
+    assert judged.late == {subject: at(25)}
+    assert judged.said == []
+
+
+def test_a_late_subject_does_not_stop_the_others() -> None:
+    chain = Chain(RULES, [device("d1", Kind.DUST), device("d2", Kind.DUST)])
+    chain.observe(dust(10.0 * step, 10.0) for step in range(13))
+    judged = chain.observe([dust(0, 10.0), *(dust(10.0 * step, 500.0, "d2") for step in range(13))])
+    assert [subject.devices for subject in judged.late] == [("d1",)]
+    assert any(isinstance(item, Finding) and item.subject == "d2" for item in judged.said)
