@@ -26,11 +26,7 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     try:
         deliverer = Deliverer(
             whereabouts.database_url,
-            DeliverySettings(
-                concurrency=terms.concurrency,
-                timeout_s=terms.timeout_s,
-                lease_s=4 * terms.timeout_s,
-            ),
+            DeliverySettings(concurrency=terms.concurrency, timeout_s=terms.timeout_s),
         )
         await deliverer.run(stop)
     except AlertsMisconfigured as fault:

@@ -136,9 +136,11 @@ async def write_all(
     workers = {name: Worker(database_url, name) for name in ("one", "other")}
     writers = {name: TelemetryWriter(worker) for name, worker in workers.items()}
     try:
-        for name, messages in given_:
+        for place, (name, messages) in enumerate(given_):
             flush = flush_of(
-                routes, *(message.bytes for message in messages), received_us=received_us
+                routes,
+                *(message.bytes for message in messages),
+                received_us=received_us + 1_000 * place,
             )
             outcome = await writers[name].write(flush)
             counted = (

@@ -281,6 +281,17 @@ async def test_a_commit_whose_answer_was_lost_is_not_repeated(pen: Pen) -> None:
     assert len(ask(pen.url, "SELECT FROM segments")) == 1
 
 
+async def test_nor_when_something_else_has_reconnected_first(pen: Pen) -> None:
+    flush = pen.flush((DUST, telemetry(at(0), pm10_ug_m3=1)))
+    await pen.writer.write(flush)
+    await pen.close()
+    worker = Worker(pen.url, "ingest")
+    await worker.open()
+    assert (await TelemetryWriter(worker).write(flush)).already_written
+    await worker.close()
+    assert len(ask(pen.url, "SELECT FROM segments")) == 1
+
+
 async def until_waiting_for_a_lock(database_url: str) -> int:
     """The backend of the worker, once it waits for a lock."""
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
