@@ -58,7 +58,14 @@ $(VENV)/link.stamp: requirements/build.txt pyproject.toml | $(VENV)/python.stamp
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml -o requirements/run.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --group training -c requirements/run.txt -o requirements/training.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --group build -c requirements/dev.txt -o requirements/build.txt
+
+# Gigabytes, in an environment of their own; see detectors/training/README.md.
+training: | $(VENV)/python.stamp
+	@$(PYTHON) -m venv .venv-training
+	@.venv-training/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/training.txt
+	@echo "next: .venv-training/bin/python -m detectors.training --help"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

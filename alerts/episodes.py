@@ -108,18 +108,20 @@ class Amendment:
     reopened: bool
 
 
-def amendment(violation: Violation, finding: Finding) -> Amendment | None:
+def amendment(violation: Violation, finding: Finding, *, anew: bool = False) -> Amendment | None:
     """Compare a finding with the violation it speaks of.
 
     Args:
         violation: The booked violation, not withdrawn.
         finding: What a detector says of it.
+        anew: Whether it comes of a run over all that is known by now: then it counts also where
+            it reaches less far than what is booked.
 
     Returns:
         What changes; None when nothing material does, or when the finding knows less than what
         is booked.
     """
-    if finding.closed_at is None:
+    if finding.closed_at is None and not anew:
         known = reach(finding.opened_at, None, finding.evidence)
         stored = reach(violation.opened_at, violation.closed_at, violation.evidence)
         if known < stored or (violation.closed_at is not None and known == stored):

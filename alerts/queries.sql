@@ -60,6 +60,12 @@ FROM violations
 WHERE id = %(id)s
 FOR UPDATE
 
+-- name: book_withdrawn_by
+SELECT actor FROM violation_events
+WHERE violation_id = %(id)s AND event = 'withdrawn'
+ORDER BY id DESC
+LIMIT 1
+
 -- name: book_insert
 INSERT INTO violations (id, rule, kind, site_id, subject, state, severity, opened_at, closed_at,
                         measured, message_zh, message_en, evidence, booked_at, changed_at)

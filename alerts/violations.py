@@ -72,6 +72,7 @@ async def book(
     actor: str = "judge",
     *,
     unpack: Unpack | None = None,
+    anew: bool = False,
 ) -> list[Booked]:
     """Book findings: open, amend and close violations, and queue what has to be said.
 
@@ -84,6 +85,8 @@ async def book(
         actor: Who books.
         unpack: Reads a raw segment (`ingest.segments.unpack`), so that evidence gets the hashes
             of segment and payload; without it evidence is kept as the detector gave it.
+        anew: Whether the findings come of a run over all that is known by now, so that they count
+            also where they reach less far than what is booked.
 
     Returns:
         What was done, per finding that counted.
@@ -97,7 +100,7 @@ async def book(
     findings = latest(findings)
     for finding in findings:
         require_sound(finding)
-    book_ = _Book(connection, now, actor, unpack)
+    book_ = _Book(connection, now, actor, unpack, anew=anew)
     await book_.lock(findings)
     booked = [await book_.take(finding) for finding in findings]
     await book_.notify()
@@ -234,12 +237,19 @@ class _Book:
     """One transaction's booking."""
 
     def __init__(
-        self, connection: AsyncConnection[Any], now: datetime, actor: str, unpack: Unpack | None
+        self,
+        connection: AsyncConnection[Any],
+        now: datetime,
+        actor: str,
+        unpack: Unpack | None,
+        *,
+        anew: bool = False,
     ) -> None:
         self._connection = connection
         self._now = now
         self._actor = actor
         self._unpack = unpack
+        self._anew = anew
         self._sites: dict[str, _Site] = {}
         self._queued = 0
 
@@ -279,7 +289,9 @@ class _Book:
         if matched.same is None:
             return await self._open(finding)
         if matched.same.state is State.WITHDRAWN:
-            return Booked(matched.same.id, stays_withdrawn=True)
+            if not await self._withdrew(matched.same):
+                return Booked(matched.same.id, stays_withdrawn=True)
+            return await self._revive(matched.same, finding)
         return await self._amend(matched.same, matched.merged, finding)
 
     async def _open(self, finding: Finding) -> Booked:
@@ -308,7 +320,7 @@ class _Book:
     async def _amend(
         self, booked: Violation, parts: Sequence[Violation], finding: Finding
     ) -> Booked:
-        amended = amendment(booked, finding)
+        amended = amendment(booked, finding, anew=self._anew)
         if amended is None:
             return Booked(booked.id)
         violation = msgspec.structs.replace(
@@ -335,6 +347,30 @@ class _Book:
                 {"reason": f"part of violation {booked.id}"},
             )
         return Booked(booked.id, (amended.event,), queued, tuple(part.id for part in parts))
+
+    async def _withdrew(self, violation: Violation) -> bool:
+        """Whether who books withdrew it: what a person withdrew is not ours to bring back."""
+        rows = await self._rows("book_withdrawn_by", {"id": violation.id})
+        return bool(rows) and rows[0]["actor"] == self._actor
+
+    async def _revive(self, booked: Violation, finding: Finding) -> Booked:
+        """Late data had refuted it, later data says it again."""
+        violation = msgspec.structs.replace(
+            booked,
+            state=State.OPEN,
+            severity=finding.severity,
+            opened_at=finding.opened_at,
+            closed_at=finding.closed_at,
+            measured=finding.measured,
+            message_zh=finding.message_zh,
+            message_en=finding.message_en,
+            evidence=await self._evidence(finding.evidence),
+        )
+        await self._rows("book_update", self._columns(violation))
+        occurrence = Occurrence(event=Event.AMENDED, reopened=True)
+        changed = {"changed": {"state": [State.WITHDRAWN, State.OPEN]}}
+        queued = await self._event(violation, occurrence, changed)
+        return Booked(violation.id, (Event.AMENDED,), queued)
 
     async def step(self, violation: Violation, event: Event, detail: Mapping[str, object]) -> int:
         """Write a violation's new state and its event; says how many messages were queued."""

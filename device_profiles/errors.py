@@ -60,5 +60,8 @@ def shown(value: object, limit: int = 80) -> str:
     Returns:
         ``repr`` of the value, cut in the middle of nowhere with an ellipsis when too long.
     """
-    text = repr(value[: limit * 2] if isinstance(value, str | bytes) else value)
+    try:
+        text = repr(value[: limit * 2] if isinstance(value, str | bytes) else value)
+    except (RecursionError, ValueError):  # nested too deep, or an integer too long to write out
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"

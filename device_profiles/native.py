@@ -38,6 +38,9 @@ MAX_BATCH = 10_000
 MAX_EXTRA_BYTES = 4_096
 """Most JSON text of unknown names kept with one reading."""
 
+MAX_DEPTH = 32
+"""Deepest nesting of JSON that is kept: PostgreSQL has a limit, and nobody reads deeper."""
+
 _NAN = math.nan
 _INT64 = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -205,6 +208,22 @@ def _long_int(digits: str) -> int | float:
         return float(digits)  # infinite, and refused as such where it stands
 
 
+def _depth(value: object) -> int:
+    """How deep a JSON value is nested, without recursion."""
+    depth = 0
+    level = [value]
+    while level:
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner.extend(one.values())
+            elif isinstance(one, list):
+                inner.extend(one)
+        level = inner
+        depth += 1
+    return depth
+
+
 def _decode_slowly(kind: Kind, names: list[str], payload: bytes) -> Decoded:
     parsed = parse_json(payload)
     elements = parsed if isinstance(parsed, list) else [parsed]
@@ -308,6 +327,8 @@ def _keep_extra(extra: dict[str, object], faults: list[Refused]) -> bytes | None
         encoded = b""
         if len(name) > MAX_NAME_CHARS or not _storable(name):
             fault = "the name is too long or holds NUL"
+        elif _depth(value) > MAX_DEPTH:
+            fault = f"nested deeper than {MAX_DEPTH}"
         else:
             try:
                 encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -375,6 +396,8 @@ def decode_event(payload: bytes) -> bytes:
     parsed = parse_json(payload)
     if not isinstance(parsed, dict):
         raise Rejected(Reason.TYPE, f"{shown(parsed)} is not an object")
+    if _depth(parsed) > MAX_DEPTH:
+        raise Rejected(Reason.TYPE, f"the event is nested deeper than {MAX_DEPTH}")
     try:
         encoded = json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, RecursionError) as fault:

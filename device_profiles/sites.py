@@ -19,6 +19,13 @@ SecretRef = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)
 
 
 class _Model(BaseModel):
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_printable(cls, value: object) -> object:
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError("holds control characters")
+        return value
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
@@ -85,9 +92,9 @@ class Device(_Model):
     site: Id
     id: Id
     kind: Kind
-    make: str = ""
-    model: str = ""
-    firmware: str = ""
+    make: str = Field("", max_length=100)
+    model: str = Field("", max_length=100)
+    firmware: str = Field("", max_length=100)
     expected_every_s: float = Field(60.0, gt=0, le=86_400)
     geometry: CraneGeometry | None = None
 

@@ -10,8 +10,10 @@ names) are finished one by one.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,8 @@ POSTGRES_EPOCH_US = 946_684_800_000_000
 """PostgreSQL counts time from 2000-01-01 UTC."""
 
 TEXT_OID = 25
+
+_EXTRA = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 KEY_COLUMNS = (
     "device_id",
@@ -51,6 +55,27 @@ def columns_of(kind: Kind) -> tuple[str, ...]:
     """The columns a block of this kind writes, in the order it writes them."""
     tail = ("alarms", "extra") if kind is Kind.CRANE else ("extra",)
     return (*KEY_COLUMNS, *(quantity.name for quantity in QUANTITIES[kind]), *tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A row that met an earlier reading of the same key, in its block or stored.
+
+    Attributes:
+        device_id: The registry's number.
+        index: Position of its message in the segment.
+        merged: Whether it brought quantities the earlier one lacked.
+        conflicts: Quantities with another value than the first, and that value as text.
+        series: Of its key; known where it met a row of its own block.
+        observed_us: Of its key, microseconds since 1970 UTC; likewise.
+    """
+
+    device_id: int
+    index: int
+    merged: bool
+    conflicts: dict[str, str]
+    series: int = 0
+    observed_us: int = 0
 
 
 class _Layout:
@@ -194,6 +219,66 @@ class Columns:
         self.seq = [x for x, keep in zip(self.seq, kept, strict=True) if keep]
         self.alarms = [x for x, keep in zip(self.alarms, kept, strict=True) if keep]
         self.extra = [x for x, keep in zip(self.extra, kept, strict=True) if keep]
+
+    def fold(self) -> list[Met]:
+        """Leave one row of each key: later rows of it are merged into the first.
+
+        Returns:
+            The rows that are gone, in the order they came.
+        """
+        order = np.lexsort((self.observed_us, self.series, self.device_id))
+        keys = (self.device_id[order], self.series[order], self.observed_us[order])
+        same = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+        if not same.any():
+            return []
+        keep = np.ones(len(self), np.bool_)
+        met: list[tuple[int, Met]] = []
+        first = -1
+        for place, double in enumerate(same.tolist()):
+            if not double:
+                continue
+            if place == 0 or not same[place - 1]:
+                first = int(order[place])
+            row = int(order[place + 1])
+            keep[row] = False
+            met.append((row, self._fold(first, row)))
+        self.keep(keep)
+        return [one for _, one in sorted(met, key=lambda pair: pair[0])]
+
+    def _fold(self, first: int, row: int) -> Met:
+        mine, other = self.values[first], self.values[row]
+        lacking = np.isnan(mine) & ~np.isnan(other)
+        differing = ~np.isnan(mine) & ~np.isnan(other) & (mine != other)
+        names = [quantity.name for quantity in QUANTITIES[self.kind]]
+        conflicts = {
+            names[place]: repr(float(other[place])) for place in np.flatnonzero(differing).tolist()
+        }
+        merged = bool(lacking.any())
+        mine[lacking] = other[lacking]
+        if self.seq[first] is None:
+            self.seq[first] = self.seq[row]
+        if self.alarms[first] is None:
+            merged |= self.alarms[row] is not None
+            self.alarms[first] = self.alarms[row]
+        elif self.alarms[row] not in (None, self.alarms[first]):
+            conflicts["alarms"] = repr(self.alarms[row])
+        had, has = self.extra[first], self.extra[row]
+        if has is not None and has != had:
+            known = {} if had is None else _EXTRA.decode(had)
+            given = _EXTRA.decode(has)
+            if not given.keys() <= known.keys():
+                merged = True
+                self.extra[first] = msgspec.json.encode(given | known)
+            if any(known[name] != value for name, value in given.items() if name in known):
+                conflicts["extra"] = has.decode()
+        return Met(
+            int(self.device_id[row]),
+            int(self.index[row]),
+            merged,
+            conflicts,
+            int(self.series[row]),
+            int(self.observed_us[row]),
+        )
 
     def encode(self, worker_id: int, segment: int) -> bytes:
         """Write the rows as binary COPY, header and trailer included.

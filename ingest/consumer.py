@@ -13,8 +13,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from ingest import metrics
@@ -38,6 +39,13 @@ _FLAGS = tuple(
 """From a PUBLISH's first byte to `Flag`."""
 
 
+MESSAGE_BYTES = 200
+"""What a message costs in memory beside its topic and payload."""
+
+FLUSH_BYTES = 16 * 1024 * 1024
+"""A flush is written when it holds so much, however few its messages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flushing:
     """When to write.
@@ -45,15 +53,29 @@ class Flushing:
     Attributes:
         messages: As soon as so many wait.
         after_s: Or when the first has waited so long.
-        most_bytes: When more payload waits, reading the socket stops until some is written.
-        read_on: Never stop reading: for a broker that resets who does not read, and bounds the
-            unacknowledged itself.
+        most_bytes: When so much waits, reading the socket stops until some of it is written.
     """
 
     messages: int
     after_s: float
     most_bytes: int
-    read_on: bool
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Messages that will be written together.
+
+    Attributes:
+        arrivals: They.
+        packet_ids: Theirs, by the connection they came on.
+        first_at: Monotonic time at which the first came, seconds.
+        bytes: What they take in memory.
+    """
+
+    first_at: float
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    packet_ids: dict[int, list[int]] = field(default_factory=dict)
+    bytes: int = 0
 
 
 class Consumer:
@@ -77,11 +99,8 @@ class Consumer:
         self._role = role
         self._flushing = flushing
         self._write = write
-        self._waiting = Arrivals()
-        self._packet_ids: list[tuple[int, Sequence[int]]] = []
-        self._waiting_bytes = 0
-        self._writing_messages = 0
-        self._first_at = 0.0
+        self._chunks: deque[_Chunk] = deque()
+        self._bytes = 0
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._messages = metrics.MESSAGES.labels(role)
@@ -122,40 +141,50 @@ class Consumer:
 
     def _take(self, batch: Batch) -> None:
         """Take in what one read of the socket held."""
-        waiting = self._waiting
         count = len(batch)
         if not count:
             return
-        start = len(waiting)
-        if not start:
-            self._first_at = time.monotonic()
-        waiting.topics += batch.topics
-        waiting.payloads += batch.payloads
-        waiting.flags += [_FLAGS[first] for first in batch.flags]
-        waiting.received_us += [time.time_ns() // 1_000] * count
+        chunk = self._open_chunk()
+        arrivals = chunk.arrivals
+        start = len(arrivals)
+        arrivals.topics += batch.topics
+        arrivals.payloads += batch.payloads
+        arrivals.flags += [_FLAGS[first] for first in batch.flags]
+        arrivals.received_us += [time.time_ns() // 1_000] * count
         for index, large in batch.oversize.items():
-            waiting.oversized[start + index] = (large.payload_bytes, large.sha256)
-            waiting.flags[start + index] |= Flag.TRUNCATED
-        self._packet_ids.append((batch.generation, batch.packet_ids))
-        self._waiting_bytes += sum(map(len, batch.payloads))
+            arrivals.oversized[start + index] = (large.payload_bytes, large.sha256)
+            arrivals.flags[start + index] |= Flag.TRUNCATED
+        chunk.packet_ids.setdefault(batch.generation, []).extend(batch.packet_ids)
+        size = sum(map(len, batch.topics)) + sum(map(len, batch.payloads)) + MESSAGE_BYTES * count
+        chunk.bytes += size
+        self._bytes += size
         self._messages.inc(count)
         self._arrived.set()
-        if len(waiting) >= self._flushing.messages:
+        if self._is_full(self._chunks[0]):
             self._enough.set()
-        if self._waiting_bytes > self._flushing.most_bytes and not self._flushing.read_on:
+        if self._bytes > self._flushing.most_bytes:
             self.connection.pause_reading()
+
+    def _open_chunk(self) -> _Chunk:
+        """The chunk that takes messages in."""
+        if not self._chunks or self._is_full(self._chunks[-1]):
+            self._chunks.append(_Chunk(time.monotonic()))
+        return self._chunks[-1]
+
+    def _is_full(self, chunk: _Chunk) -> bool:
+        return len(chunk.arrivals) >= self._flushing.messages or chunk.bytes >= FLUSH_BYTES
 
     async def _flush_for_ever(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait())
         try:
             while True:
-                if not len(self._waiting):
+                if not self._chunks:
                     arrived = asyncio.ensure_future(self._arrived.wait())
                     await asyncio.wait((arrived, stopping), return_when="FIRST_COMPLETED")
                     arrived.cancel()
-                    if not len(self._waiting):
+                    if not self._chunks:
                         return
-                left_s = self._first_at + self._flushing.after_s - time.monotonic()
+                left_s = self._chunks[0].first_at + self._flushing.after_s - time.monotonic()
                 if left_s > 0 and not stop.is_set() and not self._enough.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._enough.wait(), left_s)
@@ -168,21 +197,26 @@ class Consumer:
 
     async def _flush(self, stopping: asyncio.Task[Literal[True]]) -> bool:
         """Write what waits and acknowledge it; false if told to stop while that cannot be done."""
-        arrivals, packet_ids, first_at = self._waiting, self._packet_ids, self._first_at
-        self._waiting, self._packet_ids, self._waiting_bytes = Arrivals(), [], 0
-        self._arrived.clear()
-        self._enough.clear()
-        self._pending.set(len(arrivals))
-        if not await self._write_until_done(arrivals, stopping):
+        chunk = self._chunks.popleft()
+        if not self._chunks:
+            self._arrived.clear()
+        if not self._chunks or not self._is_full(self._chunks[0]):
+            self._enough.clear()
+        self._pending.set(len(chunk.arrivals) + self._waiting())
+        if not await self._write_until_done(chunk.arrivals, stopping):
             return False
-        for generation, ids in _by_generation(packet_ids).items():
+        for generation, ids in chunk.packet_ids.items():
             self.connection.acknowledge(generation, ids)
-        self._commit_seconds.observe(time.monotonic() - first_at)
-        self._redeliveries.inc(sum(1 for flag in arrivals.flags if flag & Flag.DUP))
-        self._pending.set(len(self._waiting))
-        if not stopping.done():
+        self._bytes -= chunk.bytes
+        self._commit_seconds.observe(time.monotonic() - chunk.first_at)
+        self._redeliveries.inc(sum(1 for flag in chunk.arrivals.flags if flag & Flag.DUP))
+        self._pending.set(self._waiting())
+        if not stopping.done() and self._bytes <= self._flushing.most_bytes:
             self.connection.resume_reading()
         return True
+
+    def _waiting(self) -> int:
+        return sum(len(chunk.arrivals) for chunk in self._chunks)
 
     async def _write_until_done(
         self, arrivals: Arrivals, stopping: asyncio.Task[Literal[True]]
@@ -197,7 +231,7 @@ class Consumer:
                     "%s: %s; %d messages wait unacknowledged, trying again in %.1f s",
                     self._role,
                     fault,
-                    len(arrivals) + len(self._waiting),
+                    len(arrivals) + self._waiting(),
                     delay_s,
                 )
                 if stopping.done():
@@ -208,11 +242,3 @@ class Consumer:
             else:
                 self._usable.set(1)
                 return True
-
-
-def _by_generation(packet_ids: list[tuple[int, Sequence[int]]]) -> dict[int, list[int]]:
-    """Join the ids of each TCP connection, in the order received."""
-    joined: dict[int, list[int]] = {}
-    for generation, ids in packet_ids:
-        joined.setdefault(generation, []).extend(ids)
-    return joined

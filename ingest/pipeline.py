@@ -19,7 +19,7 @@ from device_profiles.errors import Reason, Rejected
 from device_profiles.native import Status, decode_event, decode_status, moment_of
 from device_profiles.readings import Refused
 from device_profiles.vocabulary import QUANTITIES, Kind
-from ingest.blocks import Block, Columns
+from ingest.blocks import Block, Columns, Met
 from ingest.registry import UNKNOWN_DEVICE, RegisteredDevice, Routes, Use
 from ingest.segments import Flag, Packed, pack
 
@@ -58,6 +58,28 @@ class Arrivals:
 
     def __len__(self) -> int:
         return len(self.topics)
+
+    def halves(self) -> tuple[Arrivals, Arrivals]:
+        """Cut in two, to find the one that cannot be written.
+
+        Returns:
+            The first and the second half, in order.
+        """
+        middle = len(self) // 2
+        return self._cut(0, middle), self._cut(middle, len(self))
+
+    def _cut(self, start: int, end: int) -> Arrivals:
+        return Arrivals(
+            self.topics[start:end],
+            self.payloads[start:end],
+            self.flags[start:end],
+            self.received_us[start:end],
+            {
+                index - start: facts
+                for index, facts in self.oversized.items()
+                if start <= index < end
+            },
+        )
 
     def payload_facts(self, index: int) -> tuple[int, bytes]:
         """Length and SHA-256 of a message's payload as it was sent."""
@@ -132,7 +154,9 @@ class Flush:
         events: Device number, message index and the event's JSON.
         quarantined: What could not be read.
         readings: Units of the balance: every reading, and one for each undecodable message.
-        refused: Of these, how many are not in the blocks.
+        refused: Of these, how many were put aside.
+        duplicates: How many said what an earlier one of this flush had said.
+        merged: Those that brought further quantities to an earlier one of this flush.
         exceptions: Counted by (hour in microseconds, device number, what).
     """
 
@@ -144,6 +168,8 @@ class Flush:
     quarantined: list[Quarantined]
     readings: int
     refused: int
+    duplicates: int
+    merged: list[Met]
     exceptions: Counter[tuple[int, int, str]]
 
     @property
@@ -154,6 +180,26 @@ class Flush:
     def received_us(self, index: int) -> int:
         """When a message came, microseconds since 1970 UTC."""
         return self.arrivals.received_us[index]
+
+
+def refuse(arrivals: Arrivals, routes: Routes, why: str) -> Flush:
+    """Put a message aside that the database would not take.
+
+    Args:
+        arrivals: That message alone.
+        routes: Where topics lead.
+        why: What the database said.
+
+    Returns:
+        A flush that writes nothing but its quarantine.
+    """
+    state = _Gathering(arrivals, routes, TimeLimits())
+    for index, topic in enumerate(arrivals.topics):
+        route = routes.known.get(topic)
+        device = route.device if route else None
+        state.put_aside(index, Scope.MESSAGE, Reason.TYPE, f"cannot be stored: {why}", device)
+        state.units += 1
+    return state.flush(0)
 
 
 def hour_of(us: int) -> int:
@@ -175,6 +221,8 @@ class _Gathering:
         self.exceptions: Counter[tuple[int, int, str]] = Counter()
         self.units = 0
         self.refused = 0
+        self.duplicates = 0
+        self.merged: list[Met] = []
         self.devices: dict[int, RegisteredDevice] = {}
 
     def put_aside(
@@ -304,7 +352,59 @@ class _Gathering:
             self.put_aside_all(index, scope, faults, self.devices[device_id])
         if not keep.all():
             columns.keep(keep)
+        for met in columns.fold():
+            self.account_for(met)
         return columns
+
+    def flush(self, units: int) -> Flush:
+        """Check the blocks and put everything together; `units` were counted by the caller."""
+        arrivals = self.arrivals
+        columns = [self.check(block) for block in self.blocks.values() if len(block)]
+        return Flush(
+            arrivals=arrivals,
+            segment=pack(arrivals.received_us, arrivals.topics, arrivals.payloads, arrivals.flags),
+            blocks=[block for block in columns if len(block)],
+            statuses=self.statuses,
+            events=self.events,
+            quarantined=self.quarantined,
+            readings=units + self.units,
+            refused=self.refused,
+            duplicates=self.duplicates,
+            merged=self.merged,
+            exceptions=self.exceptions,
+        )
+
+    def account_for(self, met: Met) -> None:
+        """Count a reading that met an earlier one of its key in this flush."""
+        device = self.devices[met.device_id]
+        for name, value in met.conflicts.items():
+            detail = f"{name} {value} differs from an earlier value for this time; the first stays"
+            self.put_aside(
+                met.index, Scope.VALUE, Reason.CONFLICT, detail, device, name, value[:80]
+            )
+        hour = hour_of(self.arrivals.received_us[met.index])
+        match what_became_of(met):
+            case "merged":
+                self.merged.append(met)
+            case "duplicate":
+                self.duplicates += 1
+            case _:
+                self.refused += 1
+        self.exceptions[hour, met.device_id, what_became_of(met)] += 1
+
+
+def what_became_of(met: Met) -> str:
+    """How a reading that met an earlier one of its key counts in the balance.
+
+    Args:
+        met: What it brought.
+
+    Returns:
+        "merged", "duplicate", or "quarantined" where all it brought new was contradiction.
+    """
+    if met.merged:
+        return "merged"
+    return "quarantined" if met.conflicts else "duplicate"
 
 
 def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
@@ -341,18 +441,7 @@ def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
                     state.devices[device.id] = device
                     continue
         state.read_message(index, topic, payload)
-    columns = [state.check(block) for block in blocks.values() if len(block)]
-    return Flush(
-        arrivals=arrivals,
-        segment=pack(arrivals.received_us, arrivals.topics, arrivals.payloads, arrivals.flags),
-        blocks=[block for block in columns if len(block)],
-        statuses=state.statuses,
-        events=state.events,
-        quarantined=state.quarantined,
-        readings=units + state.units,
-        refused=state.refused,
-        exceptions=state.exceptions,
-    )
+    return state.flush(units)
 
 
 def readings_in(blocks: Sequence[Columns], kind: Kind) -> int:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import combinations
 from typing import NamedTuple
 
 from detectors.cranes import CraneDetector
-from detectors.detector import Detector, Said
+from detectors.detector import Detector, Said, concerning
 from detectors.dust import DustDetector
 from detectors.geometry import can_meet
 from detectors.helmets import HelmetDetector
 from detectors.rules import Rules
 from device_profiles.readings import Reading
-from device_profiles.vocabulary import Kind
+from device_profiles.vocabulary import Kind, Series
 from ingest.store.readings import StoredDevice
 
 
@@ -52,11 +52,18 @@ class Watch:
         subject: What it judges.
         detector: The state machine.
         members: The devices whose readings it wants.
+        resumed_at: Where the detector was resumed; None: it began with the first reading. Of
+            the time before, what an earlier detector said counts.
     """
 
     subject: Subject
     detector: Detector
     members: tuple[StoredDevice, ...]
+    resumed_at: datetime | None = None
+
+    def heed(self, said: Iterable[Said]) -> list[Said]:
+        """Leave of what the detector says what counts."""
+        return list(said) if self.resumed_at is None else concerning(said, self.resumed_at)
 
 
 @dataclass
@@ -155,6 +162,8 @@ class Chain:
         """
         judged = Judged()
         for reading in readings:
+            if reading.series is not Series.INSTANT:
+                continue  # the time of a minute's mean is its start: long past, and of no rule
             for watch in self._by_device.get((reading.site, reading.device), ()):
                 late_since = judged.late.get(watch.subject)
                 if late_since is not None:
@@ -164,7 +173,7 @@ class Chain:
                 if settled_at is not None and reading.observed_at < settled_at:
                     judged.late[watch.subject] = reading.observed_at
                 else:
-                    judged.said.extend(watch.detector.observe(reading))
+                    judged.said.extend(watch.heed(watch.detector.observe(reading)))
         return judged
 
     def advance(self, now: datetime) -> list[Said]:
@@ -176,4 +185,37 @@ class Chain:
         Returns:
             What the silence means: gaps that are not evaluable, episodes that ended.
         """
-        return [item for watch in self.watches.values() for item in watch.detector.advance(now)]
+        return [
+            item
+            for watch in self.watches.values()
+            for item in watch.heed(watch.detector.advance(now))
+        ]
+
+    def pending(self) -> list[Said]:
+        """The coverage that still grows.
+
+        Returns:
+            Spans as they stand now; they will be said again, longer.
+        """
+        return [
+            item for watch in self.watches.values() for item in watch.heed(watch.detector.pending)
+        ]
+
+    def linger(self, watch: Watch) -> timedelta:
+        """How long after its last evidence an episode may still go on.
+
+        Args:
+            watch: Whose episode.
+
+        Returns:
+            An upper bound.
+        """
+        rules = self._rules
+        match watch.members[0].kind:
+            case Kind.DUST:
+                bridge_s = rules.dust.bridge_s
+            case Kind.CRANE:
+                bridge_s = rules.crane.bridge_s
+            case Kind.CAMERA:
+                bridge_s = rules.helmet.gone_s + rules.helmet.cooldown_s
+        return timedelta(seconds=bridge_s) + watch.detector.lookback

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+from alerts.errors import SecretUnusable
+from alerts.secret_refs import resolve
 from smartsite.errors import Misconfigured
 from smartsite.settings import Settings, load_site_file, resolve_secret
 
@@ -60,7 +63,10 @@ def _faults(settings: Settings) -> Iterator[str]:
                     f"{file}: recipient.{number}.organisation: no organisation"
                     f" {recipient.organisation!r}"
                 )
-            yield from _secret_faults(recipient.secret, f"{file}: recipient.{number}.secret")
+            try:
+                resolve(recipient.secret, os.environ)
+            except SecretUnusable as fault:
+                yield f"{file}: recipient.{number}.secret: {fault}"
 
 
 def _secret_faults(ref: str, key: str) -> Iterator[str]:

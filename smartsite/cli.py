@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -158,7 +159,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def migrate(config: ConfigOption = None) -> None:
+def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Bring the database to this version's schema."""
     settings = load_settings(config)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -170,6 +171,9 @@ def migrate(config: ConfigOption = None) -> None:
         before, after = run_migrations(services.database_url)
     finally:
         services.stop()
+    if as_json:
+        _print_json({"before": before, "after": after})
+        return
     _say(
         f"the schema is at {after}"
         + ("" if before == after else f", was {before or 'empty'}; next: smartsite run")
@@ -178,7 +182,9 @@ def migrate(config: ConfigOption = None) -> None:
 
 @site_app.command("import")
 def site_import(
-    file: Annotated[Path, typer.Argument(help="A TOML site file.")], config: ConfigOption = None
+    file: Annotated[Path, typer.Argument(help="A TOML site file.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Register what a site file says; what is registered already is brought up to date."""
     settings = load_settings(config)
@@ -186,6 +192,9 @@ def site_import(
     with database(settings) as url, psycopg.connect(url) as connection:
         require_latest(connection)
         counts = import_site_file(connection, found)
+    if as_json:
+        _print_json(counts)
+        return
     _say("registered " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     _say("devices publish on [prefix/]site/SITE/KIND/DEVICE/telemetry: see docs/mqtt.md")
 
@@ -256,6 +265,26 @@ def list_violations(
         )
     Console().print(table)
     _say("with evidence by hash: smartsite violations --json")
+
+
+@app.command()
+def record(
+    file: Annotated[Path, typer.Argument(help="Where to: NAME.jsonl or NAME.jsonl.zst.")],
+    since: Annotated[datetime, typer.Option(help="First time of receipt, UTC.")],
+    until: Annotated[datetime | None, typer.Option(help="End, UTC; default: now.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Only topics of this MQTT filter; repeatable.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Export what was received in a span of time, in the recording format."""
+    from smartsite.recording import export
+
+    settings = load_settings(config)
+    start = since.replace(tzinfo=UTC)
+    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
+    count = export(settings, file, start, end, tuple(topic or ()))
+    _say(f"{count} messages in {file}")
 
 
 @bench_app.command("ingest")

@@ -39,13 +39,17 @@ from simulators.site import SimulatedSite
 from smartsite.balance import Balance, count_by_kind, read_balance
 from smartsite.errors import Misconfigured, Unavailable
 from smartsite.services import DEMO_FOLDER, Services
-from smartsite.settings import Settings, load_settings, load_site_file
+from smartsite.settings import ENV_PREFIX, Settings, load_settings, load_site_file
 from smartsite.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 SITE_FILE = Path(__file__).parent.parent / "simulators" / "demo_site.toml"
 KINDS = ("dust", "crane", "helmet")
+MARKER = "this-is-the-demos-own"
+"""A file that says: what lies here may be thrown away."""
+
+LOG_VARIABLE = "SMARTSITE_LOG"
 SETTLE_S = 30.0
 """How long what is under way at the end is waited for."""
 
@@ -113,16 +117,21 @@ def prepare_folder(settings: Settings) -> Settings:
     file.write_text(
         f'data_dir = "."\n[health]\nlisten = "127.0.0.1:{port}"\n{RULES}', encoding="utf-8"
     )
+    (folder / MARKER).touch()
     return load_settings(file)
+
+
+def _own_environment() -> None:
+    """Forget settings of the environment: they are the user's, not the demo's."""
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        if name != LOG_VARIABLE:
+            del os.environ[name]
 
 
 def _empty_database(services: Services) -> None:
     """Drop what the last run left; the folder is the demo's own."""
-    if services.postgres is None or services.broker is None:
-        raise Misconfigured(
-            "the demo brings its own broker and database: unset SMARTSITE_BROKER__URL and"
-            " SMARTSITE_DATABASE__URL"
-        )
+    if services.postgres is None or not (services.postgres.data_dir.parent / MARKER).exists():
+        raise Misconfigured("the demo empties no database but its own")
     name = services.postgres.database
     with psycopg.connect(services.postgres.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
@@ -212,6 +221,7 @@ async def run_demo(
     Raises:
         SmartsiteError: Something cannot be started.
     """
+    _own_environment()
     settings = prepare_folder(settings)
     services = Services(settings)
     receivers: dict[str, Receiver] = {}

@@ -7,7 +7,31 @@ ON CONFLICT (worker_id) DO UPDATE SET next_number = excluded.next_number;
 
 -- name: opened_before
 -- When the earliest episode opened that lasted at an instant; a camera's subjects are its tracks.
+-- One that ended with its last evidence ended for want of more: for a while it might have gone on.
 SELECT min(opened_at) FROM violations
 WHERE rule = %(rule)s AND site_id = %(site)s
   AND (subject = %(subject)s OR starts_with(subject, %(subject)s || '#'))
-  AND opened_at < %(at)s AND (closed_at IS NULL OR closed_at >= %(at)s);
+  AND state <> 'withdrawn' AND opened_at < %(at)s
+  AND coalesce(closed_at, 'infinity') >= %(at)s::timestamptz - %(linger)s
+  AND (closed_at IS NULL OR closed_at >= %(at)s
+       OR (evidence -> -1 ->> 'observed_at')::timestamptz >= closed_at);
+
+-- name: covered_to
+SELECT max(to_at) FROM coverage
+WHERE rule = %(rule)s AND site_id = %(site)s AND subject = %(subject)s;
+
+-- name: heard_before
+-- Whether anything that was judged is older than an instant.
+SELECT EXISTS (
+    SELECT FROM dust_readings r JOIN judge_places p USING (worker_id)
+    WHERE r.device_id = ANY(%(device_ids)s) AND r.series = 0 AND r.observed_at < %(at)s
+      AND r.segment < p.next_number
+) OR EXISTS (
+    SELECT FROM crane_readings r JOIN judge_places p USING (worker_id)
+    WHERE r.device_id = ANY(%(device_ids)s) AND r.series = 0 AND r.observed_at < %(at)s
+      AND r.segment < p.next_number
+) OR EXISTS (
+    SELECT FROM detections r JOIN judge_places p USING (worker_id)
+    WHERE r.device_id = ANY(%(device_ids)s) AND r.observed_at < %(at)s
+      AND r.segment < p.next_number
+);

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+import psutil
 import psycopg.conninfo
 
 from smartsite.embedded.broker import EmbeddedBroker
@@ -33,11 +34,13 @@ class Whereabouts(msgspec.Struct):
 
     Attributes:
         pid: The supervisor's.
+        started: When that process was started, so that another of its number is told apart.
         broker_url: Of the broker; "" where the command started none.
         database_url: Of the database, password included.
     """
 
     pid: int
+    started: float
     broker_url: str
     database_url: str
 
@@ -60,12 +63,10 @@ def running(settings: Settings) -> Whereabouts | None:
     except (OSError, msgspec.MsgspecError):
         return None
     try:
-        os.kill(found.pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return found
+        alive = psutil.Process(found.pid).create_time() == found.started
+    except psutil.Error:
+        alive = False
+    return found if alive else None
 
 
 def external_database_url(settings: Settings) -> str:
@@ -147,7 +148,8 @@ class Services:
             self.stop()
             raise
         if self.postgres or self.broker:
-            here = Whereabouts(os.getpid(), self.broker_url, self.database_url)
+            started = psutil.Process().create_time()
+            here = Whereabouts(os.getpid(), started, self.broker_url, self.database_url)
             write_private(_file(self._settings), msgspec.json.encode(here).decode())
 
     def revive(self) -> list[str]:
@@ -175,6 +177,27 @@ class Services:
             self.postgres.stop()
 
 
+def locate(settings: Settings) -> Settings:
+    """Find the data folder a command is to look into: the demo's, where there is no other.
+
+    Args:
+        settings: As configured.
+
+    Returns:
+        The same, or with the demo's data folder.
+
+    Raises:
+        Unavailable: There is nothing to look at yet.
+    """
+    if settings.database.url != EMBEDDED or (settings.data_dir / "postgres").exists():
+        return settings
+    demo = settings.data_dir / DEMO_FOLDER
+    if not (demo / "postgres").exists():
+        raise _nothing_there(settings)
+    print(f"smartsite: showing the demo's data in {demo}", file=sys.stderr)
+    return settings.model_copy(update={"data_dir": demo})
+
+
 @contextlib.contextmanager
 def database(settings: Settings) -> Iterator[str]:
     """The database for a command that only looks or writes a little.
@@ -191,12 +214,7 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database.url != EMBEDDED:
         yield external_database_url(settings)
         return
-    if not (settings.data_dir / "postgres").exists():
-        demo = settings.data_dir / DEMO_FOLDER
-        if not (demo / "postgres").exists():
-            raise _nothing_there(settings)
-        print(f"smartsite: showing the demo's data in {demo}", file=sys.stderr)
-        settings = settings.model_copy(update={"data_dir": demo})
+    settings = locate(settings)
     found = running(settings)
     if found is not None:
         yield found.database_url

@@ -48,6 +48,10 @@ def _has_port(listen: str) -> str:
 
 def _holds_no_password(url: str) -> str:
     parts = urlsplit(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("the port is not a number up to 65535") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         raise ValueError("the password does not belong in url: name it by `password`")
     return url
@@ -129,7 +133,7 @@ class IngestSettings(_Section):
     future_s: float = Field(
         300, ge=0, description="how far ahead of its receipt a reading is believed"
     )
-    past_days: float = Field(400, gt=0, description="how old a reading may be")
+    past_days: float = Field(400, gt=0, le=36_500, description="how old a reading may be")
 
 
 class FramesSettings(_Section):
@@ -201,6 +205,13 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls, cls.model_config.get("toml_file"))
         return (init_settings, env_settings, toml)
 
+    @model_validator(mode="after")
+    def _workers_have_names_of_their_own(self) -> Self:
+        names = (self.ingest.worker, self.frames.worker, self.vision.worker)
+        if len(set(names)) < len(names):
+            raise ValueError("ingest.worker, frames.worker and vision.worker must differ")
+        return self
+
     @property
     def frame_dir(self) -> Path:
         """Where the frame store lies."""
@@ -223,6 +234,7 @@ def load_settings(file: Path | None = None) -> Settings:
         file = DEFAULT_FILE
     if file is not None:
         _parse_toml(file)
+    strangers = _unknown_variables()
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=file)
@@ -230,15 +242,36 @@ def load_settings(file: Path | None = None) -> Settings:
     try:
         found = FromFile()
     except ValidationError as fault:
-        raise Misconfigured(_every_fault(fault, file)) from None
+        raise Misconfigured("\n".join([_every_fault(fault, file), *strangers])) from None
     except SettingsError as fault:  # a list or a whole section in one variable
         key = next((name for name in Settings.model_fields if f'"{name}"' in str(fault)), "")
         variable = f"{ENV_PREFIX}{key.upper()}"
         raise Misconfigured(f"environment {variable}: {key}: not JSON") from None
+    if strangers:
+        raise Misconfigured("\n".join(strangers))
     settings = Settings.model_construct(
         **{name: getattr(found, name) for name in type(found).model_fields}
     )
     return settings if file is None else _anchored(settings, file.parent)
+
+
+def _unknown_variables() -> list[str]:
+    """Environment variables that look like settings and are none: a misspelling does nothing."""
+    faults = []
+    for name in sorted(os.environ):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        path = name.removeprefix(ENV_PREFIX).lower().split("__")
+        model: type[BaseModel] | None = Settings
+        for part in path:
+            field = model.model_fields.get(part) if model is not None else None
+            if field is None:
+                faults.append(f"environment {name}: there is no setting {'.'.join(path)}")
+                break
+            kind: Any = field.annotation
+            is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+            model = kind if is_section else None
+    return faults
 
 
 def _anchored(settings: Settings, folder: Path) -> Settings:

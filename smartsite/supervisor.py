@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from smartsite.embedded.process import Child
 from smartsite.errors import Misconfigured, SmartsiteError
 from smartsite.health import make_app, serve
@@ -32,6 +34,9 @@ EXIT_MISCONFIGURED = 78
 LOOK_EVERY_S = 0.25
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
+STARTING_S = 30.0
+"""Until then a misconfigured role stops everything; later the others are worth more."""
+
 CALM_AFTER_S = 60.0
 """A process that ran this long is forgiven its earlier ends."""
 
@@ -69,6 +74,9 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self.services = services
+        self._began = 0.0
+        self._revive_at = 0.0
+        self._revive_delay_s = FIRST_DELAY_S
         self._metrics_dir = (settings.data_dir / "metrics").absolute()
         log_dir = settings.data_dir / "log"
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -115,6 +123,7 @@ class Supervisor:
         Raises:
             Misconfigured: A role, or the health page, cannot work until a person helps.
         """
+        self._began = time.monotonic()
         shutil.rmtree(self._metrics_dir, ignore_errors=True)
         self._metrics_dir.mkdir(parents=True)
         app = make_app(
@@ -141,17 +150,17 @@ class Supervisor:
             await asyncio.to_thread(self._stop)
 
     def _start(self, role: _Role) -> None:
-        role.child.start()
         role.started = time.monotonic()
         role.restart_at = None
+        try:
+            role.child.start()
+        except OSError as fault:  # no process or memory to be had: later, perhaps
+            log.error("the role %s cannot be started: %s", role.name, fault)  # noqa: TRY400
 
     async def _look(self) -> None:
-        try:
-            for name in await asyncio.to_thread(self.services.revive):
-                log.error("%s had died and was started again", name)
-        except SmartsiteError as fault:
-            log.error("%s", fault)  # noqa: TRY400 - a sentence for people, not a bug's trace
         now = time.monotonic()
+        if now >= self._revive_at:
+            await self._revive(now)
         for role in self._roles:
             if role.child.alive:
                 continue
@@ -161,10 +170,23 @@ class Supervisor:
                 role.restarts += 1
                 self._start(role)
 
+    async def _revive(self, now: float) -> None:
+        try:
+            for name in await asyncio.to_thread(self.services.revive):
+                log.error("%s had died and was started again", name)
+        except SmartsiteError as fault:
+            log.error("%s", fault)  # noqa: TRY400 - a sentence for people, not a bug's trace
+            self._revive_delay_s = min(self._revive_delay_s * 2, LONGEST_DELAY_S)
+            self._revive_at = now + self._revive_delay_s
+        else:
+            self._revive_delay_s = FIRST_DELAY_S
+
     def _plan_restart(self, role: _Role, now: float) -> None:
         status = role.child.returncode
         last = "\n    ".join(role.child.last_lines(8))
-        if status == EXIT_MISCONFIGURED:
+        if role.child.pid is not None:
+            mark_process_dead(role.child.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
+        if status == EXIT_MISCONFIGURED and now - self._began < STARTING_S:
             raise Misconfigured(f"the role {role.name} refuses to start:\n    {last}")
         role.delay_s = (
             FIRST_DELAY_S

@@ -10,7 +10,8 @@
     └── Misconfigured
         └── BrokerMisconfigured     the settings cannot be right
             ├── ConnectRefused      the broker does not let us in: credentials, client id, version
-            └── FilterRefused       it does not grant a subscription
+            ├── FilterRefused       it does not grant a subscription
+            └── MessageRefused      it does not take a message of ours
 
 No message holds a user name, a password or a URL.
 """
@@ -54,3 +55,15 @@ class FilterRefused(BrokerMisconfigured):
     def __init__(self, message: str, refused: dict[str, int]) -> None:
         super().__init__(message)
         self.refused = refused
+
+
+class MessageRefused(BrokerMisconfigured):
+    """The broker does not take a message of ours (MQTT 5 says so; 3.1.1 cannot).
+
+    Attributes:
+        code: Reason code of the PUBACK (5: 3.4.2.1).
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

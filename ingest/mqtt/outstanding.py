@@ -10,9 +10,11 @@ It decides two things that a packet id alone does not tell:
 - **A packet id is acknowledged when all that came under it is settled.** A copy may cross our
   PUBACK on the wire, and the broker may then give the freed id to another message. One PUBACK for
   the copy would acknowledge the other message before its commit. So where the same id was handed
-  on more than once, the PUBACK goes out for the last of them. That suffices as long as the wire is
-  faster than a commit; and brokers mostly count their ids upwards (nats-server since 2.15 and
-  Mosquitto do), so that a freed id does not come again for 65,535 messages.
+  on more than once, the PUBACK goes out for the last of them.
+
+  That suffices if the wire is faster than a commit, and if the broker does not give an id away
+  while a second PUBACK for it is on the wire: brokers count their ids upwards (nats-server since
+  2.15 and Mosquitto do), so a freed id does not come again for 65,535 messages.
 
 A message first seen with DUP set on this connection may be such a copy of one already
 acknowledged, whose id is free at the broker. Its content is remembered (as a hash), and only an
@@ -98,7 +100,7 @@ class Outstanding:
             if flags & DUP:
                 self._contents[packet_id] = hash(content)
             return True
-        if flags & DUP and packet_id not in self._more:
+        if flags & DUP:
             known = self._contents.get(packet_id)
             if known is None or known == hash(content):
                 return False

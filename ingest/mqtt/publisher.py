@@ -1,7 +1,9 @@
 """Publishing fast at QoS 1, for benchmarks and for simulators of many devices.
 
 What a device publishes alone is a matter for any MQTT library; this is for the load of a city on
-one connection. What was not acknowledged when a connection ended is sent again on the next one.
+one connection. What was not acknowledged when a connection ended is sent again on the next one, for
+ever if it is what made the broker hang up (nats-server does so on a space in a topic, and on a
+payload above its limit).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Self
 from ingest.mqtt import codec
 from ingest.mqtt.codec import Batch
 from ingest.mqtt.connection import Connection, Options, Phase, State
+from ingest.mqtt.errors import MessageRefused
 
 
 class Publisher:
@@ -21,8 +24,8 @@ class Publisher:
 
     Args:
         options: Where to; without filters.
-        window: Most messages that wait for their PUBACK, at most 65,535. mosquitto and nats-server
-            take any number; MQTT 5 brokers may say a receive maximum, which is not looked at.
+        window: Most messages that wait for their PUBACK, at most 65,535; fewer if an MQTT 5 broker
+            says so.
 
     Attributes:
         connection: The session beneath.
@@ -40,6 +43,7 @@ class Publisher:
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._refusal: MessageRefused | None = None
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -74,15 +78,16 @@ class Publisher:
             payloads: As many.
 
         Raises:
-            ConnectRefused: The broker did not let us in.
+            MessageRefused: The broker did not take one; the others may be taken or not.
         """
         if len(topics) != len(payloads):
             raise ValueError(f"{len(topics)} topics for {len(payloads)} payloads")
         sent = 0
         while sent < len(topics) or self._in_flight:
-            # In halves of the window: few large writes rather than many small ones.
-            room = self._window - len(self._in_flight)
-            if sent == len(topics) or room < min(self._window / 2, len(topics) - sent):
+            # As soon as there is room: a broker that does not set TCP_NODELAY (Mosquitto, as it
+            # comes) holds back its other PUBACKs until it hears from us.
+            room = min(self._window, self.connection.receive_maximum) - len(self._in_flight)
+            if sent == len(topics) or room <= 0:
                 await self._change()
                 continue
             messages = list(
@@ -111,6 +116,14 @@ class Publisher:
     def _take(self, batch: Batch) -> None:
         for packet_id in batch.acked:
             self._in_flight.pop(packet_id, None)
+        for event in batch.events:
+            if isinstance(event, codec.PublishRefused):
+                topic, _ = self._in_flight.pop(event.packet_id, (b"?", b""))
+                self._refusal = MessageRefused(
+                    f"{self.connection.endpoint} does not take a message on {topic!r}"
+                    f" (code {event.code:#x})",
+                    event.code,
+                )
         self._changed.set()
 
     def _state(self, state: State) -> None:
@@ -126,6 +139,9 @@ class Publisher:
         self._changed.clear()
         if self._running.done():
             self._running.result()
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
 
     async def _leave(self) -> None:
         assert self._running is not None  # noqa: S101 - set on entering

@@ -8,33 +8,15 @@ duplicate, another value is a conflict: the first stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from device_profiles.vocabulary import QUANTITIES, Kind
-from ingest.blocks import columns_of, table_of
+from ingest.blocks import Met, columns_of, table_of
 
 KEY = "device_id, series, observed_at"
-
-
-@dataclass(frozen=True, slots=True)
-class Met:
-    """A row of the block that met a stored reading of the same key.
-
-    Attributes:
-        device_id: The registry's number.
-        index: Position of its message in the segment.
-        merged: Whether it brought quantities the stored row lacked.
-        conflicts: Quantities with another value than stored, and that value as text.
-    """
-
-    device_id: int
-    index: int
-    merged: bool
-    conflicts: dict[str, str]
 
 
 class Merging:

@@ -108,6 +108,16 @@ _OF_SEGMENTS = {
     table: _select(table, "worker_id = %(worker_id)s AND segment BETWEEN %(first)s AND %(last)s")
     for table in _TABLES
 }
+_OF_PARTS = {
+    table: _select(
+        table,
+        "(device_id, series, observed_at) IN (SELECT device_id, series, observed_at"
+        " FROM reading_parts"
+        " WHERE worker_id = %(worker_id)s AND segment BETWEEN %(first)s AND %(last)s)",
+    )
+    for table in _TABLES
+    if table.has_series
+}
 _OF_DEVICES = {
     table: _select(
         table,
@@ -166,7 +176,7 @@ async def readings_of_segments(
     first: int,
     last: int,
 ) -> list[Reading]:
-    """Read what some segments brought.
+    """Read what some segments brought: new readings, and those they added quantities to.
 
     Args:
         connection: An open connection.
@@ -178,17 +188,18 @@ async def readings_of_segments(
     Returns:
         Their readings by observed time, then device.
     """
-    found: list[Reading] = []
-    for table, query in _OF_SEGMENTS.items():
+    found: dict[tuple[int, int, datetime], Reading] = {}
+    for table, query in (*_OF_SEGMENTS.items(), *_OF_PARTS.items()):
         cursor = connection.cursor(binary=True)
         await cursor.execute(query, {"worker_id": worker_id, "first": first, "last": last})
-        found.extend(
-            _reading(table, devices[row[0]], row)
-            for row in await cursor.fetchall()
-            if row[0] in devices
-        )
-    found.sort(key=lambda reading: (reading.observed_at, reading.site, reading.device))
-    return found
+        for row in await cursor.fetchall():
+            device = devices.get(row[0])
+            if device is not None:
+                reading = _reading(table, device, row)
+                found.setdefault((device.id, reading.series, reading.observed_at), reading)
+    return sorted(
+        found.values(), key=lambda reading: (reading.observed_at, reading.site, reading.device)
+    )
 
 
 async def readings_of_devices(

@@ -17,6 +17,14 @@ from ingest.store.queries import load_queries
 
 SQL = load_queries(Path(__file__).parent / "sql" / "writing.sql")
 
+REFUSED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+)
+"""What PostgreSQL raises for what a statement holds: it would come again for ever."""
+
 LOCK_ATTEMPTS = 50
 """A backend whose client was killed lets go of its lock within moments; 25 s are plenty."""
 
@@ -33,9 +41,38 @@ def declared() -> Iterator[None]:
     """
     try:
         yield
+    except REFUSED:
+        raise
     except (psycopg.OperationalError, psycopg.InterfaceError) as fault:
         said = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
         raise DatabaseUnavailable(f"the database cannot be used: {said}") from fault
+
+
+async def connect(database_url: str, application: str) -> psycopg.AsyncConnection[Any]:
+    """Connect for long work: what hangs is found out, on either side.
+
+    Args:
+        database_url: A libpq connection string.
+        application: How the server's list of sessions names us.
+
+    Returns:
+        A connection in autocommit.
+
+    Raises:
+        psycopg.OperationalError: PostgreSQL cannot be reached.
+    """
+    return await psycopg.AsyncConnection.connect(
+        database_url,
+        autocommit=True,
+        connect_timeout=10,
+        application_name=application,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=30_000,
+        options="-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        " -c statement_timeout=120000",
+    )
 
 
 class Worker:
@@ -54,6 +91,7 @@ class Worker:
         self._name = name
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._last_sha256: bytes | None = None
+        self._backend_pid = 0
         self.id = 0
         self.next_number = 1
 
@@ -70,24 +108,9 @@ class Worker:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         with declared():
-            connection = await psycopg.AsyncConnection.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=10,
-                application_name=f"smartsite {self._name}",
-            )
+            connection = await connect(self._url, f"smartsite {self._name}")
             try:
-                (worker_id,) = await _one(connection, "claim_worker", {"name": self._name})
-                for attempt in range(LOCK_ATTEMPTS):
-                    (locked,) = await _one(connection, "lock_worker", {"worker_id": worker_id})
-                    if locked:
-                        break
-                    await asyncio.sleep(0.02 * (attempt + 1))
-                else:
-                    raise WorkerTaken(
-                        f"another process writes as {self._name!r}: give each its own name"
-                        " ([ingest] worker)"
-                    )
+                worker_id = await self._take_name(connection)
                 last = await _one(connection, "last_segment", {"worker_id": worker_id})
             except BaseException:
                 await connection.close()
@@ -96,7 +119,31 @@ class Worker:
         self.next_number = last[0] + 1 if last else 1
         self._last_sha256 = last[1] if last else None
         self._connection = connection
+        self._backend_pid = connection.info.backend_pid
         return connection
+
+    async def _take_name(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Find or make the worker's number, and lock it for this session."""
+        found = await _one(connection, "find_worker", {"name": self._name})
+        if found is None:
+            await connection.execute(SQL["add_worker"], {"name": self._name})
+            found = await _one(connection, "find_worker", {"name": self._name})
+        worker_id: int = found[0]
+        if self._backend_pid:
+            # After a network failure the server may hold our last session, and its lock, for long.
+            await connection.execute(
+                SQL["end_own_ghost"],
+                {"pid": self._backend_pid, "application": f"smartsite {self._name}"},
+            )
+        for attempt in range(LOCK_ATTEMPTS):
+            (locked,) = await _one(connection, "lock_worker", {"worker_id": worker_id})
+            if locked:
+                return worker_id
+            await asyncio.sleep(0.02 * (attempt + 1))
+        fault = (
+            f"another process writes as {self._name!r}: give each its own name ([ingest] worker)"
+        )
+        raise DatabaseUnavailable(fault) if self.id else WorkerTaken(fault)
 
     async def close(self) -> None:
         """Let the connection and the name go."""

@@ -14,9 +14,9 @@ from psycopg import sql
 from device_profiles.errors import Reason
 from device_profiles.native import moment_of
 from device_profiles.vocabulary import QUANTITIES, Kind
-from ingest.blocks import columns_of, table_of
-from ingest.pipeline import Arrivals, Flush, Quarantined, Scope, hour_of
-from ingest.store.merging import Met, merge
+from ingest.blocks import Met, columns_of, table_of
+from ingest.pipeline import Arrivals, Flush, Quarantined, Scope, hour_of, what_became_of
+from ingest.store.merging import merge
 from ingest.store.queries import load_queries
 from ingest.store.worker import Worker
 
@@ -39,6 +39,8 @@ class Outcome:
         duplicates: Readings that were there already, equal.
         merged: Readings whose further quantities were merged into a stored row.
         quarantined: Units of the balance put aside, conflicts among them.
+        put_aside: Rows of the quarantine, by scope and reason.
+        met_stored: Some met readings that were stored before this flush.
         already_written: The flush had been committed before; nothing was written again.
     """
 
@@ -46,6 +48,8 @@ class Outcome:
     duplicates: int = 0
     merged: int = 0
     quarantined: int = 0
+    put_aside: Counter[tuple[Scope, Reason]] = field(default_factory=Counter)
+    met_stored: bool = False
     already_written: bool = False
 
 
@@ -76,12 +80,14 @@ class TelemetryWriter:
                 self._careful = True
         outcome = await self._write(flush)
         # Redelivery comes in bursts: stay careful until a flush held none.
-        self._careful = bool(outcome.duplicates or outcome.merged)
+        self._careful = outcome.met_stored
         return outcome
 
     async def _write(self, flush: Flush) -> Outcome:
         async def rows(connection: psycopg.AsyncConnection[Any]) -> Outcome:
-            outcome = Outcome(quarantined=flush.refused)
+            outcome = Outcome(
+                duplicates=flush.duplicates, merged=len(flush.merged), quarantined=flush.refused
+            )
             quarantined = list(flush.quarantined)
             exceptions = Counter(flush.exceptions)
             for columns in flush.blocks:
@@ -90,9 +96,11 @@ class TelemetryWriter:
                 if self._careful:
                     met = await merge(connection, columns.kind, copy_bytes)
                     self._sort_out(flush, columns.kind, met, outcome, quarantined, exceptions)
+                    outcome.met_stored |= bool(met)
                 else:
                     async with connection.cursor().copy(_COPY[columns.kind]) as copy:
                         await copy.write(copy_bytes)
+            outcome.put_aside = Counter((entry.scope, entry.reason) for entry in quarantined)
             await self._write_rest(connection, flush, quarantined)
             await add_exceptions(connection, exceptions)
             return outcome
@@ -130,16 +138,15 @@ class TelemetryWriter:
                         value,
                     )
                 )
-            hour = hour_of(flush.received_us(met.index))
-            if met.merged:
-                outcome.merged += 1
-                exceptions[hour, met.device_id, "merged"] += 1
-            elif met.conflicts:
-                outcome.quarantined += 1
-                exceptions[hour, met.device_id, "quarantined"] += 1
-            else:
-                outcome.duplicates += 1
-                exceptions[hour, met.device_id, "duplicate"] += 1
+            what = what_became_of(met)
+            exceptions[hour_of(flush.received_us(met.index)), met.device_id, what] += 1
+            match what:
+                case "merged":
+                    outcome.merged += 1
+                case "duplicate":
+                    outcome.duplicates += 1
+                case _:
+                    outcome.quarantined += 1
 
     async def _write_rest(
         self,
@@ -150,6 +157,20 @@ class TelemetryWriter:
         where = {"worker_id": self._worker.id, "segment": self._worker.next_number}
         async with connection.cursor() as cursor:
             await put_quarantined(cursor, where, flush.arrivals, quarantined)
+            if flush.merged:
+                await cursor.executemany(
+                    SQL["put_part"],
+                    [
+                        where
+                        | {
+                            "device_id": met.device_id,
+                            "series": met.series,
+                            "observed_at": moment_of(met.observed_us),
+                            "index": met.index,
+                        }
+                        for met in flush.merged
+                    ],
+                )
             if flush.statuses:
                 await cursor.executemany(
                     SQL["put_status"],

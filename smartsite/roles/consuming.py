@@ -9,7 +9,11 @@ from smartsite.services import EMBEDDED, Whereabouts
 from smartsite.settings import Settings, resolve_secret
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Payload that may wait in memory before the socket is no longer read."""
+"""What may wait in memory before the socket is no longer read."""
+
+MOST_BYTES_READING_ON = 256 * 1024 * 1024
+"""The same for brokers that reset who does not read: their own limit of unacknowledged messages
+comes first, but for large frames."""
 
 
 def session_options(
@@ -68,4 +72,4 @@ def flushing(settings: Settings, messages: int, after_s: float) -> Flushing:
     read_on = settings.broker.keep_reading
     if read_on is None:
         read_on = settings.broker.url == EMBEDDED
-    return Flushing(messages, after_s, MOST_BYTES, read_on)
+    return Flushing(messages, after_s, MOST_BYTES_READING_ON if read_on else MOST_BYTES)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
+from device_profiles.errors import shown
 from ingest import metrics
 from ingest.consumer import Consumer
-from ingest.pipeline import Arrivals, Flush, TimeLimits, gather
+from ingest.pipeline import Arrivals, TimeLimits, gather, refuse
 from ingest.registry import Routes, load_routes
-from ingest.store.worker import Worker, declared
+from ingest.store.worker import REFUSED, Worker, declared
 from ingest.store.writer import Outcome, TelemetryWriter
 from smartsite.roles.consuming import flushing, session_options
 from smartsite.services import Whereabouts
 from smartsite.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ROUTES_FRESH_S = 5.0
 """How long a snapshot of the registry is used: a new device is heard this soon."""
@@ -45,13 +49,13 @@ class RouteBook:
         return self._routes
 
 
-def _count(flush: Flush, outcome: Outcome) -> None:
+def _count(outcome: Outcome) -> None:
     for kind, count in outcome.stored.items():
         metrics.READINGS.labels(kind).inc(count)
     metrics.DUPLICATES.inc(outcome.duplicates)
     metrics.MERGED.inc(outcome.merged)
-    for entry in flush.quarantined:
-        metrics.QUARANTINED.labels(entry.scope, entry.reason).inc()
+    for (scope, reason), count in outcome.put_aside.items():
+        metrics.QUARANTINED.labels(scope, reason).inc(count)
 
 
 async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event) -> None:
@@ -70,14 +74,20 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     worker = Worker(whereabouts.database_url, terms.worker)
     writer = TelemetryWriter(worker)
     book = RouteBook(worker)
-    last: tuple[Arrivals, Flush] | None = None
 
     async def write(arrivals: Arrivals) -> None:
-        nonlocal last
-        if last is None or last[0] is not arrivals:
-            last = (arrivals, gather(arrivals, await book.routes(), limits))
-        flush = last[1]
-        _count(flush, await writer.write(flush))
+        routes = await book.routes()
+        try:
+            _count(await writer.write(gather(arrivals, routes, limits)))
+        except REFUSED as fault:
+            # Refused for what it holds, and would be for ever: find the message, put it aside.
+            log.error("the database refuses a flush of %d messages: %s", len(arrivals), fault)  # noqa: TRY400
+            if len(arrivals) == 1:
+                why = (str(fault).splitlines() or [type(fault).__name__])[0]
+                _count(await writer.write(refuse(arrivals, routes, shown(why, 200))))
+                return
+            for half in arrivals.halves():
+                await write(half)
 
     consumer = Consumer(
         "ingest",

@@ -6,11 +6,10 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
-import psycopg
 from prometheus_client import Gauge
 
 from ingest.errors import DatabaseUnavailable
-from ingest.store.worker import declared
+from ingest.store.worker import connect, declared
 from smartsite.judge import Judge
 from smartsite.services import Whereabouts
 from smartsite.settings import Settings
@@ -52,12 +51,7 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
 
 async def _judge(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event) -> None:
     with declared():
-        connection = await psycopg.AsyncConnection.connect(
-            whereabouts.database_url,
-            autocommit=True,
-            connect_timeout=10,
-            application_name="smartsite judge",
-        )
+        connection = await connect(whereabouts.database_url, "smartsite judge")
     async with connection:
         with declared():
             await connection.execute("LISTEN segments")
@@ -69,7 +63,10 @@ async def _judge(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Eve
                 await judge.step(datetime.now(UTC))
                 BEHIND.set(judge.behind)
                 await judge.tick(datetime.now(UTC), PATIENCE)
-                async for notice in connection.notifies(timeout=POLL_S, stop_after=1):
-                    if notice.channel == "registry":
-                        watched = await judge.start(datetime.now(UTC))
-                        log.info("the registry has changed: judging %d subjects", watched)
+                # To the end first: while the generator runs, the connection is its alone.
+                notices = [
+                    notice async for notice in connection.notifies(timeout=POLL_S, stop_after=1)
+                ]
+                if any(notice.channel == "registry" for notice in notices):
+                    watched = await judge.start(datetime.now(UTC))
+                    log.info("the registry has changed: judging %d subjects", watched)

@@ -43,7 +43,7 @@ def find_services(settings: Settings) -> Whereabouts:
         broker_url = found.broker_url
     if found is not None and settings.database.url == EMBEDDED:
         database_url = found.database_url
-    return Whereabouts(os.getpid(), broker_url, database_url or external_database_url(settings))
+    return Whereabouts(0, 0.0, broker_url, database_url or external_database_url(settings))
 
 
 async def run_role(name: str, role: Role, settings: Settings) -> None:

@@ -34,7 +34,10 @@ def site_file(district: str = "", devices: Sequence[Device] | None = None) -> Si
             Device(site=SITE, id="camera-1", kind=Kind.CAMERA, expected_every_s=1),
         )
     return SiteFile(
-        organisation=(Organisation(id="builder", name="建工"), Organisation(id="bureau", name="住建局")),
+        organisation=(
+            Organisation(id="builder", name="建工"),
+            Organisation(id="bureau", name="住建局"),
+        ),
         site=tuple(
             Site(id=id_, name=id_, district=district, contractor="builder", regulator="bureau")
             for id_ in sorted({device.site for device in devices})

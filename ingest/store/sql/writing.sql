@@ -1,11 +1,18 @@
--- name: claim_worker
-INSERT INTO workers (name) VALUES (%(name)s)
-ON CONFLICT (name) DO UPDATE SET name = excluded.name
-RETURNING id;
+-- name: find_worker
+SELECT id FROM workers WHERE name = %(name)s;
+
+-- name: add_worker
+-- Only where there is none: an attempt that fails would use a number up all the same.
+INSERT INTO workers (name) VALUES (%(name)s) ON CONFLICT DO NOTHING;
 
 -- name: lock_worker
 -- Held by the session: two processes never write under one name.
 SELECT pg_try_advisory_lock(1936548193, %(worker_id)s);
+
+-- name: end_own_ghost
+-- Our own earlier session, which the server has not noticed to be gone.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = %(pid)s AND application_name = %(application)s;
 
 -- name: last_segment
 SELECT number, sha256 FROM segments WHERE worker_id = %(worker_id)s
@@ -23,6 +30,11 @@ INSERT INTO quarantine (received_at, worker_id, segment, segment_index, topic, d
 VALUES (%(received_at)s, %(worker_id)s, %(segment)s, %(index)s, %(topic)s, %(device_id)s,
         %(scope)s, %(reason)s, %(detail)s, %(field)s, %(value)s, %(payload_sha256)s,
         %(payload_bytes)s);
+
+-- name: put_part
+INSERT INTO reading_parts (device_id, series, observed_at, worker_id, segment, segment_index)
+VALUES (%(device_id)s, %(series)s, %(observed_at)s, %(worker_id)s, %(segment)s, %(index)s)
+ON CONFLICT DO NOTHING;
 
 -- name: put_status
 INSERT INTO device_status (device_id, received_at, worker_id, segment, segment_index, online,

@@ -87,6 +87,8 @@ async def stay(peer: Peer) -> None:
             first, _ = await peer.packet()
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+        if first == 0xE0:
+            return
         if first == 0xC0:
             await peer.say(PINGRESP)
 
@@ -151,11 +153,18 @@ class ScriptedBroker:
             writer.close()
 
 
+async def eventually(met: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for what announces itself to nobody."""
+    async with asyncio.timeout(seconds):
+        while not met():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
 class _Impatient(random.Random):
-    """Lets a connection try again at once."""
+    """Lets a connection try again soon: after 2 ms, and 0.6 s at most."""
 
     def uniform(self, a: float, b: float) -> float:
-        return 0.0
+        return 0.02
 
 
 class Client:

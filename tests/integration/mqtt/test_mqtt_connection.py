@@ -29,7 +29,7 @@ from scripted_broker import (
 )
 
 from ingest.errors import Unavailable
-from ingest.mqtt import codec, connection
+from ingest.mqtt import codec, connection, link
 from ingest.mqtt.codec import Version
 from ingest.mqtt.connection import Phase
 from ingest.mqtt.errors import (
@@ -131,7 +131,7 @@ async def test_a_lie_is_an_error_and_a_new_connection(
 async def test_silence_instead_of_an_answer(
     version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.4)
 
     async def says_nothing(peer: Peer) -> None:
         await peer.gone()
@@ -635,7 +635,7 @@ async def test_lost_while_paused_it_waits_for_the_consumer() -> None:
 
 
 async def test_paused_during_the_handshake_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(link, "OPEN_TIMEOUT_S", 0.3)
     resumed = asyncio.Event()
 
     async def floods_first(peer: Peer) -> None:
@@ -647,7 +647,7 @@ async def test_paused_during_the_handshake_it_waits(monkeypatch: pytest.MonkeyPa
 
     def pause(_batch: codec.Batch) -> None:
         client.connection.pause_reading()
-        asyncio.get_running_loop().call_later(0.5, resume)
+        asyncio.get_running_loop().call_later(0.8, resume)
 
     def resume() -> None:
         client.connection.resume_reading()
@@ -688,7 +688,7 @@ async def test_told_to_stop_it_stops_wherever_it_is(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(connection, "FIRST_DELAY_S", 3_600.0)
         monkeypatch.setattr(connection, "LONGEST_DELAY_S", 3_600.0)
     async with Client(broker.url) as client:
-        client.connection._dice.uniform = lambda _low, high: high  # type: ignore[method-assign]
+        client.connection._dice = random.Random(1)
         await client.until(lambda: len(client.errors) == 1)
     assert client.phases[-1] is Phase.STOPPED
 

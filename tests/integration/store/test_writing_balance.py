@@ -1,4 +1,4 @@
-"""The balance: whatever comes, in whatever order and however often, every reading is accounted for."""
+"""The balance: whatever comes, and however often, every reading is accounted for."""
 
 from __future__ import annotations
 

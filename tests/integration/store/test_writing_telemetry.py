@@ -93,9 +93,10 @@ async def test_a_dust_reading_comes_back_exactly_as_it_was_sent(pen: Pen) -> Non
     ).encode()
     await pen.writer.write(pen.flush((DUST, payload), received_us=NOW_US + 987_653))
     (row,) = ask(pen.url, "SELECT * FROM dust_readings")
-    assert row.pop("device_id") == ask(pen.url, "SELECT id FROM devices WHERE device = 'dust-1'")[
-        0
-    ]["id"]
+    assert (
+        row.pop("device_id")
+        == ask(pen.url, "SELECT id FROM devices WHERE device = 'dust-1'")[0]["id"]
+    )
     assert row == {
         "series": 0,
         "observed_at": observed.astimezone(UTC),
@@ -241,7 +242,9 @@ async def test_of_two_values_for_one_time_the_first_stays(pen: Pen) -> None:
     assert (mixed.merged, mixed.quarantined) == (1, 0)
     (row,) = ask(pen.url, "SELECT pm10_ug_m3, noise_db FROM dust_readings")
     assert row == {"pm10_ug_m3": 80.5, "noise_db": 60.0}
-    conflicts = ask(pen.url, "SELECT scope, reason, field, value, segment FROM quarantine ORDER BY id")
+    conflicts = ask(
+        pen.url, "SELECT scope, reason, field, value, segment FROM quarantine ORDER BY id"
+    )
     assert [tuple(row.values()) for row in conflicts] == [
         ("value", "conflict", "pm10_ug_m3", "81", 2),
         ("value", "conflict", "pm10_ug_m3", "82", 3),
@@ -334,7 +337,10 @@ async def test_a_killed_backend_is_declared_and_the_same_flush_written_once(pen:
     outcome = await pen.writer.write(flush)
     assert outcome.stored.total() == 1
     assert not outcome.already_written
-    assert [row["number"] for row in ask(pen.url, "SELECT number FROM segments ORDER BY 1")] == [1, 2]
+    assert [row["number"] for row in ask(pen.url, "SELECT number FROM segments ORDER BY 1")] == [
+        1,
+        2,
+    ]
     assert balance_of(pen.url).stored == 2
 
 
@@ -352,7 +358,7 @@ async def test_two_processes_never_write_under_one_name(
     monkeypatch.setattr(worker_module, "LOCK_ATTEMPTS", 2)
     await pen.write((DUST, telemetry(at(0), pm10_ug_m3=1)))
     second = Worker(pen.url, "ingest")
-    with pytest.raises(WorkerTaken, match="'ingest'.*own name"):
+    with pytest.raises(WorkerTaken, match=r"'ingest'.*own name"):
         await second.open()
     await pen.close()
     await second.open()

@@ -10,7 +10,8 @@ import pytest
 
 from ingest.errors import Misconfigured
 from ingest.mqtt.codec import Version
-from ingest.mqtt.connection import Connection, Options, resolve
+from ingest.mqtt.connection import Connection
+from ingest.mqtt.options import Options, resolve
 
 GOOD = Options(url="mqtt://broker", client_id="smartsite-ingest", filters=(("site/#", 1),))
 

@@ -133,6 +133,7 @@ CREATE TABLE reading_parts (
     segment_index integer NOT NULL,
     PRIMARY KEY (device_id, series, observed_at, worker_id, segment, segment_index)
 );
+CREATE INDEX reading_parts_segment ON reading_parts (segment, worker_id);
 
 CREATE TABLE frames (
     device_id     integer NOT NULL,
@@ -320,10 +321,14 @@ DO $timescale$
 BEGIN
     IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') THEN
         CREATE EXTENSION IF NOT EXISTS timescaledb;
-        PERFORM create_hypertable('dust_readings', by_range('observed_at', INTERVAL '1 day'));
-        PERFORM create_hypertable('crane_readings', by_range('observed_at', INTERVAL '1 day'));
-        PERFORM create_hypertable('frames', by_range('observed_at', INTERVAL '7 days'));
-        PERFORM create_hypertable('detections', by_range('observed_at', INTERVAL '7 days'));
+        PERFORM create_hypertable('dust_readings', by_range('observed_at', INTERVAL '1 day'),
+                                create_default_indexes => false);
+        PERFORM create_hypertable('crane_readings', by_range('observed_at', INTERVAL '1 day'),
+                                create_default_indexes => false);
+        PERFORM create_hypertable('frames', by_range('observed_at', INTERVAL '7 days'),
+                                create_default_indexes => false);
+        PERFORM create_hypertable('detections', by_range('observed_at', INTERVAL '7 days'),
+                                create_default_indexes => false);
     END IF;
 END
 $timescale$;

@@ -1,0 +1,140 @@
+"""Each named query of the store gives the same answer on hypertables as on plain tables."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from ingest.store import queries
+from ingest.store.queries import load_queries
+from tests.integration.yard import SITE, register, site_file
+
+NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+HASH = bytes(range(32))
+
+QUERIES = {
+    f"{file.stem}.{name}": query
+    for file in sorted((Path(queries.__file__).parent / "sql").glob("*.sql"))
+    for name, query in load_queries(file).items()
+}
+
+# By parameter, whatever query it stands in; those of a new query are added here. Device 4 is the
+# yard's camera.
+VALUES: dict[str, Any] = {
+    "application": "nobody's",
+    "at_most": 10,
+    "body": Jsonb({"what": "a test"}),
+    "boxes": Jsonb([["helmet", 0.9, 1, 2, 3, 4]]),
+    "bytes": [90_000, 90_000],
+    "contractor": "builder",
+    "counts": [1, 2],
+    "detail": "a test",
+    "device_id": 4,
+    "device_ids": [4, 4],
+    "district": "",
+    "end": NOW + timedelta(hours=1),
+    "expected_every_s": 1.0,
+    "field": None,
+    "firmware": "1",
+    "frame_sha256": HASH,
+    "hashes": [HASH, HASH],
+    "height": 720,
+    "heights": [720, 720],
+    "hours": [NOW, NOW],
+    "id": "new",
+    "index": 0,
+    "indices": [0, 1],
+    "kind": "dust",
+    "make": "",
+    "messages": 1,
+    "model": "",
+    "model_sha256": HASH,
+    "name": "new",
+    "now": NOW,
+    "number": 1,
+    "observed": [NOW, NOW + timedelta(days=8)],
+    "observed_at": NOW,
+    "online": True,
+    "organisation": "builder",
+    "payload_bytes": 1,
+    "payload_sha256": HASH,
+    "per_camera": 1,
+    "pid": 0,
+    "raw_bytes": 1,
+    "readings": 1,
+    "reason": "overload",
+    "received": [NOW, NOW],
+    "received_at": NOW,
+    "received_from": NOW,
+    "received_to": NOW,
+    "redelivered": 0,
+    "regulator": "bureau",
+    "scope": "message",
+    "secret": "env:NAME",
+    "segment": 1,
+    "series": 0,
+    "settings": Jsonb({}),
+    "sha256": HASH,
+    "site": SITE,
+    "start": NOW,
+    "still": False,
+    "timezone": "Asia/Shanghai",
+    "too_old": NOW - timedelta(hours=1),
+    "topic": "site/yard/dust/dust-1/telemetry",
+    "until": NOW + timedelta(seconds=30),
+    "url": "http://127.0.0.1:1/",
+    "value": None,
+    "whats": ["duplicate", "merged"],
+    "width": 1280,
+    "widths": [1280, 1280],
+    "worker_id": 1,
+}
+
+BEFORE: list[tuple[str, dict[str, Any]]] = [
+    ("writing.put_segment", {"body": b"packed"}),
+    ("writing.put_status", {}),
+    ("writing.add_exceptions", {}),
+    # One frame is the same as the query will bring, the other one lies in another chunk.
+    ("frames.put_frames", {"observed": [NOW, NOW - timedelta(days=8)]}),
+    ("frames.put_detections", {"observed_at": NOW - timedelta(days=8)}),
+]
+# Queries that would meet a row from BEFORE bring another key.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "writing.put_segment": {"number": 2, "body": b"packed"},
+    "writing.put_status": {"segment": 2},
+}
+
+
+def _answers(url: str, names: list[str]) -> dict[str, tuple[str | None, list[Any]]]:
+    """Fill a database with a little of everything, then ask; nothing of it stays."""
+    register(url, site_file())
+    answers = {}
+    with psycopg.connect(url) as connection:
+        connection.execute("INSERT INTO workers (name) VALUES ('ingest')")
+        for earlier, values in BEFORE:
+            connection.execute(QUERIES[earlier], VALUES | values)
+        for days in range(3):
+            for device, table in ((1, "dust_readings"), (3, "crane_readings")):
+                connection.execute(
+                    f"INSERT INTO {table} (device_id, series, observed_at, received_at,"  # noqa: S608
+                    " worker_id, segment, segment_index) VALUES (%s, 0, %s, %s, 1, 1, 0)".encode(),
+                    (device, NOW - timedelta(days=days), NOW),
+                )
+        for name in names:
+            with connection.transaction(force_rollback=True):
+                cursor = connection.execute(QUERIES[name], VALUES | OVERRIDES.get(name, {}))
+                rows = cursor.fetchall() if cursor.description else []
+            answers[name] = cursor.statusmessage, rows
+        connection.rollback()
+    return answers
+
+
+@pytest.mark.parametrize("file", sorted({name.partition(".")[0] for name in QUERIES}))
+def test_queries_answer_as_on_plain_tables(
+    file: str, timescale_url: str, database_url: str
+) -> None:
+    names = [name for name in QUERIES if name.startswith(f"{file}.")]
+    assert _answers(timescale_url, names) == _answers(database_url, names)
