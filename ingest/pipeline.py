@@ -352,8 +352,11 @@ class _Gathering:
             self.put_aside_all(index, scope, faults, self.devices[device_id])
         if not keep.all():
             columns.keep(keep)
+        conflicts: defaultdict[tuple[int, int], list[Refused]] = defaultdict(list)
         for met in columns.fold():
-            self.account_for(met)
+            conflicts[met.index, met.device_id] += self.account_for(met)
+        for (index, device_id), faults in conflicts.items():
+            self.put_aside_all(index, Scope.VALUE, faults, self.devices[device_id])
         return columns
 
     def flush(self, units: int) -> Flush:
@@ -374,14 +377,8 @@ class _Gathering:
             exceptions=self.exceptions,
         )
 
-    def account_for(self, met: Met) -> None:
-        """Count a reading that met an earlier one of its key in this flush."""
-        device = self.devices[met.device_id]
-        for name, value in met.conflicts.items():
-            detail = f"{name} {value} differs from an earlier value for this time; the first stays"
-            self.put_aside(
-                met.index, Scope.VALUE, Reason.CONFLICT, detail, device, name, value[:80]
-            )
+    def account_for(self, met: Met) -> list[Refused]:
+        """Count a reading that met an earlier one of its key in this flush, and name conflicts."""
         hour = hour_of(self.arrivals.received_us[met.index])
         match what_became_of(met):
             case "merged":
@@ -391,6 +388,15 @@ class _Gathering:
             case _:
                 self.refused += 1
         self.exceptions[hour, met.device_id, what_became_of(met)] += 1
+        return [
+            Refused(
+                Reason.CONFLICT,
+                f"{name} {value} differs from an earlier value for this time; the first stays",
+                name,
+                value[:80],
+            )
+            for name, value in met.conflicts.items()
+        ]
 
 
 def what_became_of(met: Met) -> str:

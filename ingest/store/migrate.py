@@ -42,6 +42,20 @@ def latest_revision() -> str:
     return head
 
 
+def _known(revision: str) -> bool:
+    return any(
+        script.revision == revision
+        for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
+
+
+def _too_new(revision: str) -> str:
+    return (
+        f"the database is at schema {revision}, which is newer than this version's"
+        f" {latest_revision()}: install the version of smartsite that made it"
+    )
+
+
 def migrate(database_url: str) -> tuple[str | None, str]:
     """Run what is missing of the migrations.
 
@@ -53,6 +67,7 @@ def migrate(database_url: str) -> tuple[str | None, str]:
 
     Raises:
         DatabaseUnavailable: PostgreSQL could not be reached.
+        SchemaOutdated: A newer version of this software has been here; nothing was changed.
     """
     try:
         with _engine(database_url).connect() as connection:
@@ -63,6 +78,8 @@ def migrate(database_url: str) -> tuple[str | None, str]:
             before = MigrationContext.configure(connection).get_current_revision()
             connection.commit()
             config = _config()
+            if before is not None and not _known(before):
+                raise SchemaOutdated(_too_new(before))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
@@ -85,6 +102,8 @@ def require_latest(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     if found and found[0]:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         current = row[0] if row else None
+    if current is not None and not _known(str(current)):
+        raise SchemaOutdated(_too_new(str(current)))
     if current != latest_revision():
         raise SchemaOutdated(
             f"the database is at schema {current or 'nothing'}, this version needs"

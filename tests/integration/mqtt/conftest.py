@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_brokers import Mosquitto, Nats, RealBroker
+
+from tests.integration.mqtt.real_brokers import Mosquitto, Nats, RealBroker
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from real_brokers import Mosquitto, RealBroker
-from scripted_broker import CONNACK, V3, V5, Client, Peer, ScriptedBroker, eventually
 
 from ingest.mqtt import codec
 from ingest.mqtt.codec import Version
@@ -17,6 +15,16 @@ from ingest.mqtt.connection import Options, Phase
 from ingest.mqtt.errors import ConnectRefused, FilterRefused, MessageRefused
 from ingest.mqtt.publisher import Publisher
 from smartsite.embedded.broker import EmbeddedBroker
+from tests.integration.mqtt.real_brokers import Mosquitto, RealBroker
+from tests.integration.mqtt.scripted_broker import (
+    CONNACK,
+    V3,
+    V5,
+    Client,
+    Peer,
+    ScriptedBroker,
+    eventually,
+)
 
 
 def numbered(first: int, end: int) -> list[bytes]:

@@ -14,7 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripted_broker import (
+
+from ingest.errors import Unavailable
+from ingest.mqtt import codec, connection, link
+from ingest.mqtt.codec import Version
+from ingest.mqtt.connection import Phase
+from ingest.mqtt.errors import (
+    BrokerUnavailable,
+    ConnectRefused,
+    FilterRefused,
+    ProtocolError,
+)
+from tests.integration.mqtt.scripted_broker import (
     CONNACK,
     PINGRESP,
     SESSION_PRESENT,
@@ -26,17 +37,6 @@ from scripted_broker import (
     ScriptedBroker,
     honest,
     stay,
-)
-
-from ingest.errors import Unavailable
-from ingest.mqtt import codec, connection, link
-from ingest.mqtt.codec import Version
-from ingest.mqtt.connection import Phase
-from ingest.mqtt.errors import (
-    BrokerUnavailable,
-    ConnectRefused,
-    FilterRefused,
-    ProtocolError,
 )
 
 

@@ -132,13 +132,14 @@ async def test_a_role_is_killed_while_readings_come(
         # Its session is there before anything is published: what comes then waits for it.
         await until(lambda: role.poll() is not None or _session(service), "the role subscribes")
         async with device_of(quick_broker, "outage-device") as publish:
-            publishing = asyncio.create_task(publish_all(publish, readings(service, 0, 1_500)))
+            publishing = asyncio.create_task(publish_all(publish, readings(service, 0, 1_200)))
             for bound in (1, 400):
                 await until(lambda bound=bound: numbers(service) >= bound, "some are stored")  # type: ignore[misc]
                 os.kill(role.pid, signal.SIGKILL)
                 await asyncio.to_thread(role.wait, PATIENCE_S)
                 role = start_role(service, tmp_path)
             await publishing
+            await publish_all(publish, readings(service, 1_200, 300))  # left to the last one
             await until(lambda: numbers(service) == 1_500, "all are stored")
             await service.until_acknowledged()
         role.terminate()

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +74,7 @@ def rows(flush: Flush) -> int:
 
 def balances(flush: Flush) -> None:
     """What holds of every flush."""
-    assert flush.readings == rows(flush) + flush.refused
+    assert flush.readings == rows(flush) + flush.refused + flush.duplicates + len(flush.merged)
     assert all(len(block) for block in flush.blocks)
     counted = sum(
         count for (_, _, what), count in flush.exceptions.items() if what == "quarantined"
@@ -157,29 +159,108 @@ CASES = [
 ]
 
 
+def earlier(payload: bytes, ms: int) -> bytes:
+    """The payload with all its times moved back."""
+    return re.sub(rb"\b1[78]\d{11}\b", lambda ts: str(int(ts[0]) - ms).encode(), payload)
+
+
+def mixed(cases: list[Case], apart_ms: int) -> Arrivals:
+    """Messages that come, and speak of times, that far apart."""
+    found = arrivals(
+        *[(one.topic, earlier(one.payload, index * apart_ms)) for index, one in enumerate(cases)]
+    )
+    for index, one in enumerate(cases):
+        found.received_us[index] -= index * apart_ms * 1_000
+        if one.oversized:
+            found.oversized[index] = (10**9, bytes(32))
+    return found
+
+
 @given(st.lists(st.sampled_from(CASES), max_size=25))
 @settings(max_examples=150, deadline=None)
 def test_every_message_ends_in_one_place_and_the_balance_holds(cases: list[Case]) -> None:
-    given_ = arrivals(*[(one.topic, one.payload) for one in cases])
-    for index, one in enumerate(cases):
-        if one.oversized:
-            given_.oversized[index] = (10**9, bytes(32))
+    given_ = mixed(cases, apart_ms=10)
     flush = gather(given_, Routes(DEVICES), LIMITS)
     balances(flush)
     found = Counter(int(index) for block in flush.blocks for index in block.index)
     scopes: dict[int, list[Scope]] = {}
     for entry in flush.quarantined:
-        scopes.setdefault(entry.index, []).append(entry.scope)
+        if entry.reason is not Reason.CONFLICT:
+            scopes.setdefault(entry.index, []).append(entry.scope)
     for index, one in enumerate(cases):
-        assert found[index] == one.rows
+        assert found[index] <= one.rows
         assert Counter(scopes.get(index, [])) == Counter(one.scopes)
         assert sum(at == index for _, at, _ in flush.statuses) == one.statuses
         assert sum(at == index for _, at, _ in flush.events) == one.events
-    assert flush.refused == sum(one.refused for one in cases)
+    contradictions = flush.refused - sum(one.refused for one in cases)
+    folded = flush.duplicates + len(flush.merged) + contradictions
+    assert rows(flush) == sum(one.rows for one in cases) - folded
     assert flush.readings == sum(one.rows + one.refused for one in cases)
     segment = unpack(flush.segment.body)
-    assert segment.topics == [one.topic for one in cases]
-    assert segment.payloads == [one.payload for one in cases]
+    assert segment.topics == given_.topics
+    assert segment.payloads == given_.payloads
+
+
+@given(st.lists(st.sampled_from(CASES), max_size=25))
+@settings(max_examples=100, deadline=None)
+def test_the_balance_holds_where_many_speak_of_one_time(cases: list[Case]) -> None:
+    flush = gather(mixed(cases, apart_ms=0), Routes(DEVICES), LIMITS)
+    balances(flush)
+    assert flush.readings == sum(one.rows + one.refused for one in cases)
+    keys = [
+        key
+        for block in flush.blocks
+        for key in zip(
+            block.device_id.tolist(), block.series.tolist(), block.observed_us.tolist(), strict=True
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+SPOKEN = ("noise_db", "leq_db", "rain_mm_h")
+few = st.dictionaries(st.sampled_from(SPOKEN), st.sampled_from([1.0, 2.0]), min_size=1)
+spoken = st.tuples(st.sampled_from([DUST_TOPIC, FAR_TOPIC]), st.integers(0, 2), few)
+
+
+@given(st.lists(spoken, max_size=12), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_the_first_word_on_a_time_stays_and_is_added_to(
+    said: list[tuple[bytes, int, dict[str, float]]], hourly: bool
+) -> None:
+    series = {"series": "hour"} if hourly else {}
+    flush = flush_of(
+        *[(topic, reading(NOW_MS - ms, **values) | series) for topic, ms, values in said]
+    )
+    kept: dict[tuple[int, int], dict[str, float]] = {}
+    became: Counter[str] = Counter()
+    contradicted = 0
+    for topic, ms, values in said:
+        key = (DUST.id if topic == DUST_TOPIC else FAR.id, ms)
+        first = kept.setdefault(key, {})
+        wrong = sum(first.get(name, value) != value for name, value in values.items())
+        new = values.keys() - first.keys()
+        contradicted += wrong
+        became[
+            "stored" if not first else "merged" if new else "quarantined" if wrong else "duplicate"
+        ] += 1
+        kept[key] = values | first
+    found = {}
+    for block in flush.blocks:
+        names = [quantity.name for quantity in QUANTITIES[block.kind]]
+        for row in range(len(block)):
+            ms = (NOW_US - int(block.observed_us[row])) // 1_000
+            found[int(block.device_id[row]), ms] = {
+                name: value
+                for name, value in zip(names, block.values[row].tolist(), strict=True)
+                if not math.isnan(value)
+            }
+    assert found == kept
+    assert rows(flush) == became["stored"]
+    assert len(flush.merged) == became["merged"]
+    assert flush.duplicates == became["duplicate"]
+    assert flush.refused == became["quarantined"]
+    assert len(flush.quarantined) == contradicted
+    assert all(entry.reason is Reason.CONFLICT for entry in flush.quarantined)
 
 
 def test_rows_hold_what_was_sent() -> None:
@@ -268,7 +349,7 @@ def test_the_ends_of_every_range_are_within_it(kind: Kind) -> None:
     topic = DUST_TOPIC if kind is Kind.DUST else CRANE_TOPIC
     low = {quantity.name: quantity.low for quantity in QUANTITIES[kind]}
     high = {quantity.name: quantity.high for quantity in QUANTITIES[kind]}
-    flush = flush_of((topic, [reading(**low), reading(**high)]))
+    flush = flush_of((topic, [reading(**low), reading(NOW_MS - 1, **high)]))
     assert flush.quarantined == []
     below = {name: math.nextafter(value, -math.inf) for name, value in low.items()}
     above = {name: math.nextafter(value, math.inf) for name, value in high.items()}
@@ -318,17 +399,20 @@ def test_one_bad_element_of_a_hundred_leaves_the_others() -> None:
 @pytest.mark.parametrize(
     ("element", "stored"),
     [
-        (None, 0),
-        ({"ts": 1, "values": {}}, 0),
-        (reading(noise_db="loud", leq_db=1), 10_000),
-        (reading(noise_db=-1, leq_db=1), 10_000),
-        (reading(noise_db=-1), 0),
-        (reading(NOW_MS + 10**9, noise_db=1), 0),
+        (lambda _: None, 0),
+        (lambda _: {"ts": 1, "values": {}}, 0),
+        (lambda number: reading(NOW_MS - number, noise_db="loud", leq_db=1), 10_000),
+        (lambda number: reading(NOW_MS - number, noise_db=-1, leq_db=1), 10_000),
+        (lambda number: reading(NOW_MS - number, noise_db=-1), 0),
+        (lambda number: reading(NOW_MS + 10**9 + number, noise_db=1), 0),
+        (lambda number: reading(noise_db=number / 100), 1),
     ],
-    ids=["null", "bad times", "bad types", "out of range", "nothing left", "future"],
+    ids=["null", "bad times", "bad types", "out of range", "nothing left", "future", "conflicts"],
 )
-def test_ten_thousand_bad_elements_leave_few_rows(element: object, stored: int) -> None:
-    flush = flush_of((DUST_TOPIC, [element] * 10_000))
+def test_ten_thousand_bad_elements_leave_few_rows(
+    element: Callable[[int], object], stored: int
+) -> None:
+    flush = flush_of((DUST_TOPIC, [element(number) for number in range(10_000)]))
     assert rows(flush) == stored
     assert flush.readings == 10_000
     assert flush.refused == 10_000 - stored
@@ -336,17 +420,17 @@ def test_ten_thousand_bad_elements_leave_few_rows(element: object, stored: int) 
     assert max(by_scope.values()) <= MAX_FAULTS_SHOWN + 1
     last = [entry for entry in flush.quarantined if "more of this message" in entry.detail]
     assert len(last) == len(by_scope)
-    assert str(10_000 - MAX_FAULTS_SHOWN) in last[0].detail
 
 
 def test_faults_are_bounded_message_by_message() -> None:
-    bad = [reading(noise_db=-1, leq_db=1)] * (MAX_FAULTS_SHOWN + 5)
-    flush = flush_of((DUST_TOPIC, bad), (DUST_TOPIC, bad), (FAR_TOPIC, bad[:2]))
+    count = MAX_FAULTS_SHOWN + 5
+    bad = [reading(NOW_MS - number, noise_db=-1, leq_db=1) for number in range(2 * count)]
+    flush = flush_of((DUST_TOPIC, bad[:count]), (DUST_TOPIC, bad[count:]), (FAR_TOPIC, bad[:2]))
     of = Counter(entry.index for entry in flush.quarantined)
     assert of == {0: MAX_FAULTS_SHOWN + 1, 1: MAX_FAULTS_SHOWN + 1, 2: 2}
     assert {entry.device_id for entry in flush.quarantined if entry.index == 2} == {FAR.id}
     hour = hour_of(NOW_US)
-    assert flush.exceptions[hour, DUST.id, "refused_value"] == 2 * (MAX_FAULTS_SHOWN + 5)
+    assert flush.exceptions[hour, DUST.id, "refused_value"] == 2 * count
     assert flush.exceptions[hour, FAR.id, "refused_value"] == 2
 
 
@@ -397,3 +481,28 @@ def test_strangers_topics_are_not_remembered() -> None:
 def test_no_bytes_stop_a_flush(messages: list[tuple[bytes, bytes]]) -> None:
     flush = flush_of(*messages)
     assert flush.readings >= len(messages)
+
+
+def test_readings_of_one_time_become_one_row() -> None:
+    flush = flush_of(
+        (DUST_TOPIC, {"ts": NOW_MS, "values": {"pm10_ug_m3": 80}}),
+        (DUST_TOPIC, {"ts": NOW_MS, "values": {"noise_db": 61}}),
+        (DUST_TOPIC, {"ts": NOW_MS, "values": {"pm10_ug_m3": 80, "noise_db": 61}}),
+        (DUST_TOPIC, {"ts": NOW_MS, "values": {"pm10_ug_m3": 81}}),
+    )
+    (block,) = flush.blocks
+    names = [quantity.name for quantity in QUANTITIES[block.kind]]
+    assert block.values[0, names.index("pm10_ug_m3")] == 80
+    assert block.values[0, names.index("noise_db")] == 61
+    assert [met.index for met in flush.merged] == [1]
+    assert flush.duplicates == 1
+    assert flush.refused == 1
+    (conflict,) = flush.quarantined
+    assert (conflict.index, conflict.reason, conflict.value) == (3, Reason.CONFLICT, "81.0")
+
+
+def test_a_stuck_clock_costs_one_row_and_no_patience() -> None:
+    batch = [{"ts": NOW_MS, "values": {"pm10_ug_m3": number % 3}} for number in range(10_000)]
+    flush = flush_of((DUST_TOPIC, batch))
+    assert rows(flush) == 1
+    assert flush.duplicates + flush.refused == 9_999

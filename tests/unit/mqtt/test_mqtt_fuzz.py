@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from mqtt_wire import LIMIT, VERSIONS, WELCOME, Read, feed, packet, publish, string
 
 from ingest.mqtt.codec import HEAD_BYTES, Reader, Version
 from ingest.mqtt.errors import ProtocolError
+from tests.unit.mqtt.mqtt_wire import LIMIT, VERSIONS, WELCOME, Read, feed, packet, publish, string
 
 MOST_HELD = HEAD_BYTES + 2 * 65_536 + LIMIT
 """A head, or a packet with the largest topic and properties, whichever."""

@@ -10,7 +10,6 @@ import mqtt5
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mqtt_wire import VERSIONS, Paho, bytewise, feed, reader
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -18,6 +17,7 @@ from paho.mqtt.properties import Properties
 from ingest.mqtt import codec
 from ingest.mqtt.codec import Property, Reader, Version
 from ingest.mqtt.errors import ProtocolError
+from tests.unit.mqtt.mqtt_wire import VERSIONS, Paho, bytewise, feed, reader
 
 V3, V5 = VERSIONS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from mqtt_wire import assert_parallel
 
 from ingest.mqtt.codec import DUP, QOS_1, Batch, Oversize
 from ingest.mqtt.outstanding import Outstanding
+from tests.unit.mqtt.mqtt_wire import assert_parallel
 
 
 def batch(*messages: tuple[int, int, bytes]) -> Batch:

@@ -5,17 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from mqtt_wire import (
-    LIMIT,
-    VERSIONS,
-    Read,
-    bytewise,
-    feed,
-    packet,
-    publish,
-    reader,
-    string,
-)
 
 from ingest.mqtt.codec import (
     DUP,
@@ -35,6 +24,17 @@ from ingest.mqtt.codec import (
     Version,
 )
 from ingest.mqtt.errors import ProtocolError
+from tests.unit.mqtt.mqtt_wire import (
+    LIMIT,
+    VERSIONS,
+    Read,
+    bytewise,
+    feed,
+    packet,
+    publish,
+    reader,
+    string,
+)
 
 V3, V5 = VERSIONS
 

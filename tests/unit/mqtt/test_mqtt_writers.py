@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from mqtt_wire import VERSIONS
 
 from ingest.mqtt import codec
 from ingest.mqtt.codec import Version
 from ingest.mqtt.codec.wire import variable_integer
+from tests.unit.mqtt.mqtt_wire import VERSIONS
 
 V3, V5 = VERSIONS
 

@@ -1,5 +1,6 @@
 """`smartsite check`: files, secrets and how they fit, every fault on a line of its own."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ secret = "env:HOOK_SECRET"
 
 @pytest.fixture(autouse=True)
 def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOOK_SECRET", "whsec_x")
+    monkeypatch.setenv("HOOK_SECRET", "whsec_" + base64.b64encode(bytes(32)).decode())
 
 
 def settings_with(folder: Path, *texts: str) -> Settings:
