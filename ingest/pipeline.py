@@ -158,6 +158,7 @@ class Flush:
         duplicates: How many said what an earlier one of this flush had said.
         merged: Those that brought further quantities to an earlier one of this flush.
         exceptions: Counted by (hour in microseconds, device number, what).
+        labels: How messages name the devices in the blocks, by number.
     """
 
     arrivals: Arrivals
@@ -171,6 +172,7 @@ class Flush:
     duplicates: int
     merged: list[Met]
     exceptions: Counter[tuple[int, int, str]]
+    labels: dict[int, str] = field(default_factory=dict)
 
     @property
     def redelivered(self) -> int:
@@ -375,6 +377,7 @@ class _Gathering:
             duplicates=self.duplicates,
             merged=self.merged,
             exceptions=self.exceptions,
+            labels={number: device.label for number, device in self.devices.items()},
         )
 
     def account_for(self, met: Met) -> list[Refused]:

@@ -51,6 +51,20 @@ def read_balance(connection: psycopg.Connection[Any]) -> Balance:
     return Balance(*(row or (0, 0, 0, 0, 0, 0)))
 
 
+def messages_written(connection: psycopg.Connection[Any], worker: str) -> int:
+    """Count the messages a worker has written into segments.
+
+    Args:
+        connection: An open connection.
+        worker: Its name.
+
+    Returns:
+        How many, of every channel.
+    """
+    row = connection.execute(SQL["messages_of_worker"], {"name": worker}).fetchone()
+    return int(row[0]) if row else 0
+
+
 def count_by_kind(connection: psycopg.Connection[Any]) -> dict[str, int]:
     """Count what is stored.
 

@@ -36,7 +36,7 @@ from ingest.registry import import_site_file
 from ingest.store.migrate import migrate
 from simulators.publish import Counts, run_site
 from simulators.site import SimulatedSite
-from smartsite.balance import Balance, count_by_kind, read_balance
+from smartsite.balance import Balance, count_by_kind, messages_written, read_balance
 from smartsite.errors import Misconfigured, Unavailable
 from smartsite.services import DEMO_FOLDER, Services
 from smartsite.settings import ENV_PREFIX, Settings, load_settings, load_site_file
@@ -83,6 +83,8 @@ class Demo:
         found: The violations, as last looked, newest first.
         stored: Rows by kind, as last looked.
         balance: As last looked.
+        read: Messages read from ingest's socket, as the service counts them there.
+        written: Messages in ingest's raw segments.
         doing: What the demo is doing now, for people.
     """
 
@@ -95,6 +97,8 @@ class Demo:
     found: list[ListedViolation] = field(default_factory=list)
     stored: dict[str, int] = field(default_factory=dict)
     balance: Balance = field(default_factory=lambda: Balance(0, 0, 0, 0, 0, 0))
+    read: int = 0
+    written: int = 0
     doing: str = "starting"
 
 
@@ -174,11 +178,12 @@ async def _look(demo: Demo) -> None:
     if demo.found and demo.first_violation_s is None:
         demo.first_violation_s = time.monotonic() - demo.started
 
-    def count() -> tuple[dict[str, int], Balance]:
+    def count() -> tuple[dict[str, int], Balance, int]:
         with psycopg.connect(demo.services.database_url, connect_timeout=5) as connection:
-            return count_by_kind(connection), read_balance(connection)
+            written = messages_written(connection, demo.settings.ingest.worker)
+            return count_by_kind(connection), read_balance(connection), written
 
-    demo.stored, demo.balance = await asyncio.to_thread(count)
+    demo.stored, demo.balance, demo.written = await asyncio.to_thread(count)
 
 
 def _settled(demo: Demo) -> bool:
@@ -284,6 +289,7 @@ async def _supervised(demo: Demo, seconds: float | None, seed: int, stop: asynci
             if _settled(demo):
                 break
             await asyncio.sleep(0.3)
+        demo.read = await _messages_read(demo)
         await _look(demo)
     finally:
         demo.doing = "stopping"
@@ -313,6 +319,19 @@ async def _until_listening(
                     f"the service did not come up within a minute: see {demo.settings.data_dir}/log"
                 )
             await asyncio.sleep(0.1)
+
+
+async def _messages_read(demo: Demo) -> int:
+    """Ask the service how many messages it has read from ingest's socket."""
+    name = 'smartsite_messages_received_total{role="ingest"} '
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{demo.settings.health.listen}/metrics") as response,
+    ):
+        for line in (await response.text()).splitlines():
+            if line.startswith(name):
+                return int(float(line.removeprefix(name)))
+    return 0
 
 
 async def _show(demo: Demo, show: Callable[[Demo], None]) -> None:
@@ -389,6 +408,10 @@ def result_of(demo: Demo) -> dict[str, Any]:
         unaccounted.values()
     ):
         missing.append("the balance does not add up")
+    if demo.read != demo.written:
+        missing.append(
+            f"{demo.read} messages were read from the socket, {demo.written} written down"
+        )
     return {
         "ok": not missing,
         "missing": missing,
@@ -400,6 +423,7 @@ def result_of(demo: Demo) -> dict[str, Any]:
         "violations": {kind: kinds[kind] for kind in KINDS},
         "deliveries": dict(sorted(deliveries.items())),
         "balance": msgspec.to_builtins(balance),
+        "messages": {"read": demo.read, "written": demo.written},
         "latency_ms": {"p50": _percentile(values, 0.5), "p99": _percentile(values, 0.99)},
         "data": str(demo.settings.data_dir),
     }

@@ -131,7 +131,7 @@ class TelemetryWriter:
                         met.index,
                         Scope.VALUE,
                         Reason.CONFLICT,
-                        f"device {met.device_id}: {name} {value} differs from what is stored for"
+                        f"{flush.labels[met.device_id]}: {name} {value} differs from what is stored for"
                         " this time; the first stays",
                         met.device_id,
                         name,

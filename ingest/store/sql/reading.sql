@@ -30,6 +30,11 @@ SELECT
      FROM ingest_exceptions)::bigint AS quarantined,
     (SELECT COALESCE(sum(redelivered), 0) FROM segments)::bigint AS redelivered;
 
+-- name: messages_of_worker
+-- Messages one worker has written down, whatever became of them.
+SELECT COALESCE(sum(s.messages), 0)::bigint
+FROM workers w JOIN segments s ON s.worker_id = w.id WHERE w.name = %(name)s;
+
 -- name: counts_by_kind
 SELECT (SELECT count(*) FROM dust_readings) AS dust,
        (SELECT count(*) FROM crane_readings) AS crane,

@@ -48,7 +48,7 @@ async def test_two_that_start_at_once_migrate_once(empty_database_url: str) -> N
 def test_a_schema_that_is_missing_is_refused(empty_database_url: str) -> None:
     with (
         psycopg.connect(empty_database_url) as connection,
-        pytest.raises(SchemaOutdated, match="schema nothing.*run `smartsite migrate`"),
+        pytest.raises(SchemaOutdated, match=r"schema nothing.*run `smartsite migrate`"),
     ):
         require_latest(connection)
 

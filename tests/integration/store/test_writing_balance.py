@@ -201,6 +201,5 @@ def test_every_reading_is_accounted_for_also_when_all_comes_again(
     twice = balance_of(database_url)
     assert twice.received == 2 * model.received
     assert twice.stored == once.stored
-    assert twice.merged == once.merged
     assert twice.adds_up
     assert rows_of(database_url) == model.rows

@@ -1,0 +1,255 @@
+"""Frames: the file before the row, the row before the queue, each picture once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from ingest.errors import DiskUnavailable
+from ingest.frame_store import FrameStore
+from ingest.frames import FrameOutcome, FrameWriter
+from ingest.pipeline import Arrivals, TimeLimits
+from ingest.registry import Routes
+from ingest.segments import Flag, unpack
+from ingest.store.queries import load_queries
+from ingest.store.worker import Worker
+from simulators.camera import picture_at
+from smartsite.roles import vision
+from tests.integration.yard import (
+    NOW,
+    NOW_US,
+    arrivals_of,
+    ask,
+    do,
+    register,
+    routes_of,
+    site_file,
+    topic_of,
+)
+
+SQL = load_queries(Path(vision.__file__).parents[2] / "ingest" / "store" / "sql" / "frames.sql")
+
+ONE, OTHER = picture_at(0.0).jpeg, picture_at(7.0).jpeg
+assert ONE != OTHER
+
+
+def frame(ms: int, device: str = "camera-1") -> str:
+    return topic_of(device, f"frame/{NOW_US // 1_000 + ms}")
+
+
+@dataclass
+class Easel:
+    """A frame writer on the test's database and folder."""
+
+    url: str
+    store: FrameStore
+    worker: Worker
+    writer: FrameWriter
+    routes: Routes
+
+    async def write(
+        self, *messages: tuple[str | bytes, bytes], received_us: int = NOW_US
+    ) -> FrameOutcome:
+        return await self.write_arrivals(arrivals_of(*messages, received_us=received_us))
+
+    async def write_arrivals(self, arrivals: Arrivals) -> FrameOutcome:
+        return await self.writer.write(arrivals, self.routes)
+
+    def run(self, name: LiteralString, **terms: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(SQL[name], terms).fetchall()
+
+
+@pytest.fixture
+async def easel(database_url: str, tmp_path: Path) -> AsyncIterator[Easel]:
+    register(database_url, site_file())
+    store = FrameStore(tmp_path)
+    worker = Worker(database_url, "frames")
+    routes = await routes_of(database_url)
+    yield Easel(database_url, store, worker, FrameWriter(worker, store, TimeLimits()), routes)
+    await worker.close()
+
+
+async def test_a_frame_is_kept_described_and_queued(easel: Easel) -> None:
+    outcome = await easel.write((frame(0), ONE), (frame(500), OTHER))
+    assert (outcome.stored, outcome.duplicates, outcome.quarantined.total()) == (2, 0, 0)
+    rows = ask(
+        easel.url,
+        "SELECT observed_at, received_at, segment, segment_index, sha256, bytes, width, height"
+        " FROM frames ORDER BY observed_at",
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        (
+            NOW + timedelta(milliseconds=500 * place),
+            NOW + timedelta(microseconds=place),
+            1,
+            place,
+            hashlib.sha256(jpeg).digest(),
+            len(jpeg),
+            rows[place]["width"],
+            rows[place]["height"],
+        )
+        for place, jpeg in enumerate((ONE, OTHER))
+    ]
+    assert min(rows[0]["width"], rows[0]["height"]) > 100
+    assert [easel.store.get(row["sha256"]) for row in rows] == [ONE, OTHER]
+    queued = ask(easel.url, "SELECT sha256, leased_until FROM frame_queue ORDER BY observed_at")
+    assert queued == [{"sha256": row["sha256"], "leased_until": None} for row in rows]
+
+
+async def test_the_segment_holds_hashes_in_the_place_of_pictures(easel: Easel) -> None:
+    arrivals = arrivals_of((frame(0), ONE), (frame(1), OTHER[:65_536]))
+    arrivals.oversized[1] = (10**9, b"h" * 32)
+    await easel.write_arrivals(arrivals)
+    (row,) = ask(easel.url, "SELECT * FROM segments")
+    segment = unpack(row["body"])
+    assert segment.payloads == [hashlib.sha256(ONE).digest(), OTHER[:65_536]]
+    assert segment.flags[0] & Flag.FRAME
+    assert segment.flags[1] & Flag.TRUNCATED
+    assert not segment.flags[1] & Flag.FRAME
+    (kept,) = ask(easel.url, "SELECT reason, payload_bytes, payload_sha256 FROM quarantine")
+    assert tuple(kept.values()) == ("too_large", 10**9, b"h" * 32)
+
+
+async def test_the_same_frame_again_is_a_duplicate_and_another_one_a_conflict(
+    easel: Easel,
+) -> None:
+    await easel.write((frame(0), ONE))
+    again = await easel.write(
+        (frame(0), ONE), (frame(1), ONE), (frame(1), ONE), received_us=NOW_US + 9
+    )
+    assert (again.stored, again.duplicates, again.quarantined.total()) == (1, 2, 0)
+    other = await easel.write((frame(0), OTHER), received_us=NOW_US + 99)
+    assert (other.stored, other.duplicates, other.quarantined.total()) == (0, 0, 1)
+    assert {row["sha256"] for row in ask(easel.url, "SELECT sha256 FROM frames")} == {
+        hashlib.sha256(ONE).digest()
+    }
+    (kept,) = ask(easel.url, "SELECT scope, reason, detail FROM quarantine")
+    assert (kept["scope"], kept["reason"]) == ("frame", "conflict")
+    assert kept["detail"].startswith("yard/camera-1: ")
+    assert easel.store.get(hashlib.sha256(OTHER).digest()) == OTHER
+    counted = ask(easel.url, "SELECT what, sum(count)::int AS n FROM ingest_exceptions GROUP BY 1")
+    assert {row["what"]: row["n"] for row in counted} == {
+        "duplicate_frame": 2,
+        "quarantined_frame": 1,
+    }
+
+
+async def test_a_flush_whose_commit_was_not_heard_of_is_not_written_again(easel: Easel) -> None:
+    arrivals = arrivals_of((frame(0), ONE))
+    await easel.write_arrivals(arrivals)
+    await easel.worker.close()
+    await easel.worker.open()  # as reading the registry does
+    assert (await easel.write_arrivals(arrivals)).already_written
+    assert len(ask(easel.url, "SELECT FROM segments")) == 1
+
+
+async def test_nothing_is_committed_that_the_disk_did_not_take(
+    easel: Easel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(data: bytes) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(easel.store, "put", full)
+        with pytest.raises(DiskUnavailable, match="No space left"):
+            await easel.write((frame(0), ONE))
+    assert ask(easel.url, "SELECT FROM segments") == []
+    assert (await easel.write((frame(0), ONE))).stored == 1
+
+
+async def test_a_time_that_is_not_believed(easel: Easel) -> None:
+    outcome = await easel.write((frame(3_600_000), ONE), (frame(-500 * 86_400_000), ONE))
+    assert (outcome.stored, outcome.quarantined.total()) == (0, 2)
+    rows = ask(easel.url, "SELECT reason, detail FROM quarantine ORDER BY id")
+    assert [row["reason"] for row in rows] == ["time", "time"]
+    assert "after its receipt" in rows[0]["detail"]
+    assert "before its receipt" in rows[1]["detail"]
+
+
+def queue(easel: Easel, device: str, *seconds: int) -> int:
+    """Put frames into the queue, observed and received at these seconds."""
+    (row,) = ask(
+        easel.url,
+        "INSERT INTO devices (site_id, device, kind, expected_every_s)"
+        " VALUES ('yard', %(device)s, 'camera', 1) RETURNING id",
+        {"device": device},
+    )
+    for second in seconds:
+        do(
+            easel.url,
+            "INSERT INTO frame_queue (device_id, observed_at, received_at, sha256)"
+            " VALUES (%(id)s, %(at)s, %(at)s, '')",
+            {"id": row["id"], "at": at(second)},
+        )
+    return int(row["id"])
+
+
+def at(second: float) -> datetime:
+    return NOW + timedelta(seconds=second)
+
+
+def lease(
+    easel: Easel, now: float, per_camera: int = 2, at_most: int = 100
+) -> list[tuple[str, int]]:
+    rows = easel.run(
+        "lease_frames",
+        now=at(now),
+        until=at(now + 30),
+        per_camera=per_camera,
+        at_most=at_most,
+    )
+    return sorted((row[2], round((row[3] - NOW).total_seconds())) for row in rows)
+
+
+async def test_the_newest_of_each_camera_are_leased_until_the_lease_runs_out(easel: Easel) -> None:
+    queue(easel, "north", 1, 2, 3, 4)
+    queue(easel, "south", 3)
+    assert lease(easel, now=10) == [("north", 3), ("north", 4), ("south", 3)]
+    # The next to ask gets what is left, the newest first, and never what another has.
+    assert lease(easel, now=11) == [("north", 1), ("north", 2)]
+    assert lease(easel, now=12) == []
+    assert lease(easel, now=40.5) == [("north", 3), ("north", 4), ("south", 3)]
+
+
+async def test_when_not_all_can_be_taken_the_newest_of_every_camera_come_first(
+    easel: Easel,
+) -> None:
+    queue(easel, "north", 7, 8, 9)
+    queue(easel, "south", 1, 2)
+    assert lease(easel, now=10, at_most=2) == [("north", 9), ("south", 2)]
+
+
+async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel) -> None:
+    north = queue(easel, "north", 1, 2, 3, 4, 5)
+    south = queue(easel, "south", -50, 5)
+    west = queue(easel, "west", 4)
+    do(
+        easel.url,
+        "UPDATE frame_queue SET leased_until = %(until)s WHERE device_id = %(id)s",
+        {"until": at(20), "id": west},
+    )
+    terms = {"now": at(10), "per_camera": 3, "too_old": at(0)}
+    assert easel.run("skip_overtaken", **terms) == [(3,)]
+    assert easel.run("skip_overtaken", **terms) == [(0,)]
+    left = ask(easel.url, "SELECT device_id, observed_at FROM frame_queue ORDER BY 1, 2")
+    assert [(row["device_id"], row["observed_at"]) for row in left] == [
+        (north, at(3)),
+        (north, at(4)),
+        (north, at(5)),
+        (south, at(5)),
+        (west, at(4)),
+    ]
+    skipped = ask(easel.url, "SELECT hour, device_id, reason, count FROM frames_skipped ORDER BY 2")
+    hour = NOW.replace(minute=0, second=0, microsecond=0)
+    assert [tuple(row.values()) for row in skipped] == [
+        (hour, north, "overload", 2),
+        (hour, south, "overload", 1),
+    ]
