@@ -22,6 +22,8 @@ def session_options(
     worker: str,
     filters: tuple[str, ...],
     max_payload_bytes: int,
+    *,
+    rest_s: float = 0.0,
 ) -> Options:
     """Put a session's options together.
 
@@ -31,6 +33,7 @@ def session_options(
         worker: Name of the session.
         filters: Below the prefix.
         max_payload_bytes: Larger payloads are skipped.
+        rest_s: How long the socket is left alone after a small read, seconds.
 
     Returns:
         The options.
@@ -55,6 +58,7 @@ def session_options(
         key_file=broker.key_file,
         keepalive_s=broker.keepalive_s,
         max_payload_bytes=max_payload_bytes,
+        rest_s=rest_s,
     )
 
 
