@@ -44,6 +44,10 @@ class Subject(NamedTuple):
         return "+".join(self.devices)
 
 
+LAG_FADES = 0.9
+"""How much of a subject's lag is left after each lot of its readings: gone after some dozens."""
+
+
 @dataclass
 class Watch:
     """A detector at work on its subject.
@@ -54,12 +58,28 @@ class Watch:
         members: The devices whose readings it wants.
         resumed_at: Where the detector was resumed; None: it began with the first reading. Of
             the time before, what an earlier detector said counts.
+        lag: How long after their own time readings of late came to be judged: a slow clock,
+            a batch sent once a minute. Silence counts only after so long.
+        ticked_to: Up to when silence was taken for settled.
     """
 
     subject: Subject
     detector: Detector
     members: tuple[StoredDevice, ...]
     resumed_at: datetime | None = None
+    lag: timedelta = timedelta()
+    ticked_to: datetime | None = None
+
+    def learn(self, worst: timedelta) -> None:
+        """Take note of how late the latest readings came; what was worse fades away."""
+        self.lag = max(worst, self.lag * LAG_FADES)
+
+    def advance(self, now: datetime) -> list[Said]:
+        """Let time pass, as far as nothing may be under way any more."""
+        until = now - self.lag
+        if self.ticked_to is None or until > self.ticked_to:
+            self.ticked_to = until
+        return self.heed(self.detector.advance(until))
 
     def heed(self, said: Iterable[Said]) -> list[Said]:
         """Leave of what the detector says what counts."""
@@ -151,20 +171,25 @@ class Chain:
                 )
         raise TypeError(f"no rule judges {members}")
 
-    def observe(self, readings: Iterable[Reading]) -> Judged:
+    def observe(self, readings: Iterable[Reading], now: datetime | None = None) -> Judged:
         """Judge readings.
 
         Args:
             readings: By observed time.
+            now: The present time where they come live: how late they are is learnt from it.
 
         Returns:
             What was found, and which subjects have to be rebuilt.
         """
         judged = Judged()
+        worst: dict[Subject, timedelta] = {}
         for reading in readings:
             if reading.series is not Series.INSTANT:
                 continue  # the time of a minute's mean is its start: long past, and of no rule
             for watch in self._by_device.get((reading.site, reading.device), ()):
+                if now is not None and watch.subject not in worst:
+                    # The first is the oldest.
+                    worst[watch.subject] = max(timedelta(), now - reading.observed_at)
                 late_since = judged.late.get(watch.subject)
                 if late_since is not None:
                     judged.late[watch.subject] = min(late_since, reading.observed_at)
@@ -174,6 +199,8 @@ class Chain:
                     judged.late[watch.subject] = reading.observed_at
                 else:
                     judged.said.extend(watch.heed(watch.detector.observe(reading)))
+        for subject, lag in worst.items():
+            self.watches[subject].learn(lag)
         return judged
 
     def advance(self, now: datetime) -> list[Said]:
@@ -185,11 +212,7 @@ class Chain:
         Returns:
             What the silence means: gaps that are not evaluable, episodes that ended.
         """
-        return [
-            item
-            for watch in self.watches.values()
-            for item in watch.heed(watch.detector.advance(now))
-        ]
+        return [item for watch in self.watches.values() for item in watch.advance(now)]
 
     def pending(self) -> list[Said]:
         """The coverage that still grows.

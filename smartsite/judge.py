@@ -68,7 +68,6 @@ class Judge:
         self._devices: dict[int, StoredDevice] = {}
         self._chain = Chain(rules, ())
         self._places: dict[int, int] = {}
-        self._ticked_to: datetime | None = None
         self._covered_at: datetime | None = None
         self.behind = 0
         self.judged_until: datetime | None = None
@@ -126,10 +125,7 @@ class Judge:
             now: The present time; aware.
             patience: How long a reading may be under way.
         """
-        until = now - patience
-        said = self._chain.advance(until)
-        if self._ticked_to is None or until > self._ticked_to:
-            self._ticked_to = until
+        said = self._chain.advance(now - patience)
         if self._covered_at is None or now - self._covered_at >= COVERAGE_EVERY:
             self._covered_at = now
             said += self._chain.pending()
@@ -154,7 +150,7 @@ class Judge:
                     self._connection, self._devices, worker, first, last
                 )
             readings.sort(key=lambda reading: (reading.observed_at, reading.site, reading.device))
-            judged = self._chain.observe(readings)
+            judged = self._chain.observe(readings, now)
             await self._book(judged.said, now)
             for worker, (_, last) in spans.items():
                 await self._save_place(worker, last + 1)
@@ -184,7 +180,7 @@ class Judge:
         settled_at = watch.detector.settled_at
         if settled_at is not None:
             over = settled_at + MOMENT
-            until = over if self._ticked_to is None else max(over, self._ticked_to)
+            until = over if watch.ticked_to is None else max(over, watch.ticked_to)
             said += watch.heed(watch.detector.advance(until))
         found = await self._book(said, now, anew=True)
         subject = watch.subject

@@ -131,8 +131,8 @@ class TelemetryWriter:
                         met.index,
                         Scope.VALUE,
                         Reason.CONFLICT,
-                        f"{flush.labels[met.device_id]}: {name} {value} differs from what is stored for"
-                        " this time; the first stays",
+                        f"{flush.labels[met.device_id]}: {name} {value} differs from what is"
+                        " stored for this time; the first stays",
                         met.device_id,
                         name,
                         value,
