@@ -8,6 +8,9 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
+import psycopg
+
+from ingest.store.migrate import require_latest
 from smartsite.errors import Misconfigured
 from smartsite.health import make_app, serve
 from smartsite.services import EMBEDDED, Whereabouts, external_database_url, running
@@ -46,6 +49,15 @@ def find_services(settings: Settings) -> Whereabouts:
     return Whereabouts(0, 0.0, broker_url, database_url or external_database_url(settings))
 
 
+def _require_schema(database_url: str) -> None:
+    """Refuse another version's schema; a database that is away is the role's to wait for."""
+    try:
+        with psycopg.connect(database_url, connect_timeout=10) as connection:
+            require_latest(connection)
+    except psycopg.OperationalError as fault:
+        log.warning("the schema cannot be looked at yet: %s", str(fault).splitlines()[0])
+
+
 async def run_role(name: str, role: Role, settings: Settings) -> None:
     """Run one role until it is told to stop.
 
@@ -62,6 +74,7 @@ async def run_role(name: str, role: Role, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     whereabouts = find_services(settings)
+    await asyncio.to_thread(_require_schema, whereabouts.database_url)
     runner = None
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         app = make_app(whereabouts.database_url, settings, lambda: {name: "running"}, None)

@@ -6,7 +6,7 @@ import pytest
 
 from detectors.rules import DustRule, Rules
 from device_profiles.findings import Coverage, Finding
-from device_profiles.readings import CraneReading, DustReading, Source
+from device_profiles.readings import Box, CraneReading, Detections, DustReading, Source
 from device_profiles.sites import CraneGeometry
 from device_profiles.vocabulary import Kind
 from ingest.store.readings import StoredDevice
@@ -128,3 +128,45 @@ def test_a_late_subject_does_not_stop_the_others() -> None:
     judged = chain.observe([dust(0, 10.0), *(dust(10.0 * step, 500.0, "d2") for step in range(13))])
     assert [subject.devices for subject in judged.late] == [("d1",)]
     assert any(isinstance(item, Finding) and item.subject == "d2" for item in judged.said)
+
+
+def bare_head(seconds: float) -> Detections:
+    return Detections(
+        site="s",
+        device="cam",
+        observed_at=at(seconds),
+        received_at=at(seconds),
+        source=Source(1, 1, 0),
+        frame_sha256="00" * 32,
+        model_sha256="11" * 32,
+        width=640,
+        height=480,
+        boxes=(Box("head", 0.9, (300.0, 100.0, 360.0, 180.0)),),
+    )
+
+
+@pytest.mark.parametrize("behind_s", [0.0, 12.0, 600.0])
+def test_a_slow_clock_makes_one_violation_of_one(behind_s: float) -> None:
+    """Ticks wait as long as the camera's readings are known to be late."""
+    chain = Chain(RULES, [device("cam", Kind.CAMERA)])
+    said = []
+    late = 0
+    for second in range(60):
+        now = at(second + behind_s)
+        judged = chain.observe([bare_head(second)], now)
+        said += judged.said
+        late += len(judged.late)
+        said += chain.advance(now - timedelta(seconds=5))
+    findings = [item for item in said if isinstance(item, Finding)]
+    assert late == 0
+    assert len({finding.identity for finding in findings}) == 1
+    assert all(finding.closed_at is None for finding in findings)
+
+
+def test_lag_that_is_over_fades_and_silence_counts_again() -> None:
+    chain = Chain(RULES, [device("cam", Kind.CAMERA)])
+    chain.observe([bare_head(0)], at(3_600))  # what had waited for an hour
+    for second in range(3_600, 3_720):
+        chain.observe([bare_head(second)], at(second))
+    said = chain.advance(at(3_760))
+    assert [item.closed_at for item in said if isinstance(item, Finding)] == [at(3_719)]
