@@ -42,7 +42,7 @@ _FLAGS = tuple(
 MESSAGE_BYTES = 200
 """What a message costs in memory beside its topic and payload."""
 
-FLUSH_BYTES = 16 * 1024 * 1024
+FLUSH_BYTES = 4 * 1024 * 1024
 """A flush is written when it holds so much, however few its messages."""
 
 
