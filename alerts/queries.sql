@@ -35,15 +35,8 @@ WHERE id = ANY(ARRAY(
 ORDER BY opened_at, id
 FOR UPDATE
 
--- name: book_open_since
--- A detector's subject is a device, devices joined by "+", or a part of one behind "#".
-SELECT min(opened_at) AS at
-FROM violations
-WHERE rule = %(rule)s AND site_id = %(site)s
-  AND (subject = %(subject)s OR starts_with(subject, %(subject)s || '#'))
-  AND state <> 'withdrawn' AND coalesce(closed_at, 'infinity') >= %(since)s
-
 -- name: book_unfound
+-- A detector's subject is a device, devices joined by "+", or a part of one behind "#".
 SELECT id
 FROM violations
 WHERE rule = %(rule)s AND site_id = %(site)s

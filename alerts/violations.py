@@ -195,39 +195,6 @@ async def withdraw_unfound(
     return ids
 
 
-async def open_since(
-    connection: AsyncConnection[Any],
-    rule: str,
-    site: str,
-    devices: Sequence[str],
-    since: datetime,
-) -> datetime | None:
-    """Find how far back a rule's episodes reach that still lasted at an instant.
-
-    Args:
-        connection: An open connection; its transaction is used.
-        rule: Name of the rule.
-        site: Site id.
-        devices: The devices of the rule's subject, sorted.
-        since: The instant; aware.
-
-    Returns:
-        The earliest opening of a violation, not withdrawn, that had not ended before `since`;
-        None if there is none.
-
-    Raises:
-        psycopg.Error: The database failed.
-    """
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            SQL["book_open_since"],
-            {"rule": rule, "site": site, "subject": "+".join(devices), "since": since},
-        )
-        row = await cursor.fetchone()
-    at: datetime | None = row["at"] if row is not None else None
-    return at
-
-
 def _require_transaction(connection: AsyncConnection[Any]) -> None:
     if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
         raise RuntimeError("booking needs a transaction around it")

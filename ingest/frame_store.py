@@ -19,6 +19,23 @@ class FrameStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def sweep(self, before: float) -> int:
+        """Remove what writers that were killed have left half done.
+
+        Args:
+            before: Only files last changed before this time, seconds since 1970.
+
+        Returns:
+            How many were removed.
+        """
+        removed = 0
+        for path in self._root.glob("??/??/.new-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def path(self, sha256: bytes) -> Path:
         """Where a picture lies.
 

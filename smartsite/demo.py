@@ -53,6 +53,9 @@ LOG_VARIABLE = "SMARTSITE_LOG"
 SETTLE_S = 30.0
 """How long what is under way at the end is waited for."""
 
+SETTLE_STOPPED_S = 3.0
+"""The same after Ctrl-C: somebody is waiting."""
+
 SECRET_VARIABLE = "SMARTSITE_DEMO_{}_SECRET"  # noqa: S105 - a name, not a secret
 
 RULES = """
@@ -195,7 +198,8 @@ def _settled(demo: Demo) -> bool:
         for delivery in violation.deliveries
     )
     return (
-        demo.balance.received >= published
+        demo.read == demo.written
+        and demo.balance.received >= published
         and demo.stored.get("frames", 0) >= demo.counts.frames
         and not waiting
     )
@@ -283,14 +287,13 @@ async def _supervised(demo: Demo, seconds: float | None, seed: int, stop: asynci
         with contextlib.suppress(asyncio.CancelledError):
             await site
         demo.doing = "letting what is under way arrive"
-        deadline = time.monotonic() + SETTLE_S
-        while time.monotonic() < deadline and not stop.is_set():
+        deadline = time.monotonic() + (SETTLE_S if not stop.is_set() else SETTLE_STOPPED_S)
+        while True:
+            demo.read = await _messages_read(demo)
             await _look(demo)
-            if _settled(demo):
+            if _settled(demo) or time.monotonic() > deadline:
                 break
-            await asyncio.sleep(0.3)
-        demo.read = await _messages_read(demo)
-        await _look(demo)
+            await asyncio.sleep(0.2)
     finally:
         demo.doing = "stopping"
         stopping.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from ingest import metrics
 from ingest.consumer import Consumer
@@ -14,6 +15,9 @@ from smartsite.roles.consuming import flushing, session_options
 from smartsite.roles.ingest import RouteBook
 from smartsite.services import Whereabouts
 from smartsite.settings import Settings
+
+STALE_S = 3_600.0
+"""A half-written file this old belongs to a process that was killed."""
 
 FLUSH_FRAMES = 64
 FLUSH_AFTER_S = 0.02
@@ -34,7 +38,9 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     limits = TimeLimits(settings.ingest.future_s, settings.ingest.past_days * 86_400)
     worker = Worker(whereabouts.database_url, settings.frames.worker)
     book = RouteBook(worker)
-    writer = FrameWriter(worker, FrameStore(settings.frame_dir), limits)
+    store = FrameStore(settings.frame_dir)
+    await asyncio.to_thread(store.sweep, time.time() - STALE_S)
+    writer = FrameWriter(worker, store, limits)
 
     async def write(arrivals: Arrivals) -> None:
         outcome = await writer.write(arrivals, await book.routes())

@@ -10,7 +10,7 @@ from alerts.errors import IllegalTransition, UnknownSite, UnknownViolation, Unso
 from alerts.life import Event, State
 from alerts.listing import violations
 from alerts.messages import decode_message
-from alerts.violations import Booked, book, open_since, transition, withdraw_unfound
+from alerts.violations import Booked, book, transition, withdraw_unfound
 from device_profiles.findings import Evidence, Finding, Severity
 from device_profiles.readings import Source
 from ingest.segments import pack, unpack
@@ -273,23 +273,6 @@ async def test_who_is_not_told_and_why_is_kept(stage: Stage) -> None:
             },
         ]
     }
-
-
-async def test_how_far_back_episodes_reach(stage: Stage) -> None:
-    crane, track = finding(5, 50, subject="tc-1+tc-2"), finding(7, subject="cam-1#171@30,40")
-    await stage.book(finding(0, 10), finding(20, 30), crane, track)
-
-    async def ask(devices: tuple[str, ...], minutes: float) -> object:
-        return await open_since(stage.connection, "dust.pm10_mean", "site-1", devices, at(minutes))
-
-    assert await ask(("dust-1",), 10) == at(0)
-    assert await ask(("dust-1",), 11) == at(20)
-    assert await ask(("dust-1",), 31) is None
-    assert await ask(("tc-1", "tc-2"), 40) == at(5)
-    assert await ask(("tc-1",), 40) is None
-    assert await ask(("cam-1",), 500) == at(7)
-    await withdraw(stage, track.identity)
-    assert await ask(("cam-1",), 500) is None
 
 
 async def test_what_is_not_found_again_is_withdrawn(stage: Stage) -> None:

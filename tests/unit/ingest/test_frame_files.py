@@ -126,3 +126,17 @@ def test_a_folder_without_rights_is_an_oserror(tmp_path: Path) -> None:
             FrameStore(tmp_path).put(b"picture")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path)
+    sha256 = store.put(b"picture")
+    folder = store.path(sha256).parent
+    old, young = folder / ".new-old", folder / ".new-young"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1_000, 1_000))
+    assert store.sweep(before=2_000) == 1
+    assert not old.exists()
+    assert young.exists()
+    assert store.get(sha256) == b"picture"
