@@ -32,11 +32,7 @@ def topic_matcher(filters: tuple[str, ...]) -> Callable[[str], bool]:
     """
     patterns = [
         re.compile(
-            re.escape(one)
-            .replace(r"\+", "[^/]*")
-            .replace("+", "[^/]*")
-            .replace(r"/\#", "(/.*)?")
-            .replace(r"\#", ".*")
+            re.escape(one).replace(r"\+", "[^/]*").replace(r"/\#", "(/.*)?").replace(r"\#", ".*")
         )
         for one in filters
     ]

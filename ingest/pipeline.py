@@ -18,7 +18,7 @@ import numpy as np
 from device_profiles.errors import Reason, Rejected
 from device_profiles.native import Status, decode_event, decode_status, moment_of
 from device_profiles.readings import Refused
-from device_profiles.vocabulary import QUANTITIES, Kind
+from device_profiles.vocabulary import QUANTITIES
 from ingest.blocks import Block, Columns, Met
 from ingest.registry import UNKNOWN_DEVICE, RegisteredDevice, Routes, Use
 from ingest.segments import Flag, Packed, pack
@@ -451,8 +451,3 @@ def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
                     continue
         state.read_message(index, topic, payload)
     return state.flush(units)
-
-
-def readings_in(blocks: Sequence[Columns], kind: Kind) -> int:
-    """How many readings of a kind some blocks hold."""
-    return sum(len(block) for block in blocks if block.kind is kind)

@@ -33,6 +33,7 @@ class MotionGate:
 
     def __init__(self) -> None:
         self._grey: Image | None = None
+        self._candidate: Image | None = None
         self._looked_at: datetime | None = None
         self._boxes: tuple[Box, ...] = ()
 

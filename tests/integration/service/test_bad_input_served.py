@@ -7,16 +7,18 @@ import itertools
 import os
 import struct
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
+from ingest.exporting import recorded, topic_matcher
 from ingest.frame_store import FrameStore
 from ingest.segments import Flag, unpack
 from simulators.camera import picture_at
 from tests.integration.service.roles import Service, device_of, until
-from tests.integration.yard import ask, balance_of, telemetry
+from tests.integration.yard import ask, balance_of, do, telemetry
 
 JPEG = picture_at(0.0).jpeg
 
@@ -104,6 +106,64 @@ async def test_bad_telemetry_is_named_and_the_next_message_served(
     assert balance.received == 2 * len(TELEMETRY)
     assert balance.adds_up
     assert balance.redelivered == 0
+
+
+async def test_what_the_database_will_not_take_is_found_and_put_aside(
+    service: Service, mqtt_client_id: Callable[[str], str]
+) -> None:
+    """Whatever the reason: one message must not keep all others from being stored."""
+    do(
+        service.database_url,
+        "ALTER TABLE dust_readings ADD CONSTRAINT unlucky CHECK (pm10_ug_m3 <> 13)",
+    )
+    async with (
+        service.running(),
+        device_of(service.broker, mqtt_client_id("device")) as publish,
+    ):
+        for pm10 in (11, 12, 13, 14, 15):
+            await publish(service.topic("dust-1"), reading(f'"pm10_ug_m3":{pm10}'))
+        await service.until_stored("dust-1", 4)
+        await service.until_acknowledged()
+    (row,) = quarantine_of(service)
+    assert (row["scope"], row["reason"]) == ("message", "type")
+    assert "yard/dust-1" in row["detail"]
+    assert "unlucky" in row["detail"]
+    balance = balance_of(service.database_url)
+    assert (balance.received, balance.stored, balance.quarantined) == (5, 4, 1)
+
+
+async def test_what_was_received_is_exported_as_it_came(
+    service: Service, mqtt_client_id: Callable[[str], str]
+) -> None:
+    sent = [
+        (service.topic("dust-1"), reading('"pm10_ug_m3":1')),
+        (service.topic("dust-1"), b"\xff\x00 garbage"),
+        (service.topic("crane-1"), reading('"slew_deg":1')),
+    ]
+    picture = (service.topic("camera-1", f"frame/{now_ms()}"), JPEG)
+    async with device_of(service.broker, mqtt_client_id("device")) as publish:
+        async with service.running():
+            for topic, payload in sent:
+                await publish(topic, payload)
+            await service.until_received(len(sent))
+        async with service.running("frames"):
+            await publish(*picture)
+            await service.until_stored("camera-1", 1)
+    day = timedelta(days=1)
+    now = datetime.now(UTC)
+    store = FrameStore(service.settings.frame_dir)
+
+    def exported(*filters: str) -> list[tuple[str, bytes]]:
+        with psycopg.connect(service.database_url) as connection:
+            wanted = topic_matcher(filters)
+            found = recorded(connection, store, now - day, now + day, wanted)
+            return [(message.topic, message.payload) for message in found]
+
+    assert exported() == [*sent, picture]
+    assert exported(service.topic("dust-1")) == sent[:2]
+    assert exported(service.prefix + "/site/+/crane/#") == sent[2:]
+    assert exported(service.prefix + "/#") == [*sent, picture]
+    assert exported("elsewhere/#") == []
 
 
 async def test_of_a_message_too_large_the_start_is_kept(

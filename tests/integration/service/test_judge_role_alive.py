@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from detectors.rules import DustRule, Rules
+from device_profiles.sites import Device
+from device_profiles.vocabulary import Kind
 from ingest.store.worker import Worker
 from ingest.store.writer import TelemetryWriter
 from smartsite.roles import judge
@@ -85,3 +87,37 @@ async def test_what_is_stored_is_judged_also_after_the_session_was_cut(judging: 
     events = ask(judging, "SELECT event FROM violation_events WHERE event <> 'amended' ORDER BY id")
     assert [row["event"] for row in events] == ["opened", "closed"]
     await worker.close()
+
+
+async def test_a_device_registered_while_judging_is_judged(judging: str) -> None:
+    """What `smartsite site import` does to a running service."""
+    newcomer = Device(site="yard", id="dust-new", kind=Kind.DUST, expected_every_s=1.0)
+    await until(lambda: _listening(judging), "the judge listens")
+    register(judging, site_file(devices=[newcomer]))
+    start = datetime.now(UTC) - timedelta(seconds=20)
+    worker = Worker(judging, "ingest")
+    await TelemetryWriter(worker).write(
+        flush_of(
+            await routes_of(judging),
+            *(
+                (
+                    topic_of("dust-new"),
+                    telemetry(start + timedelta(seconds=n), pm10_ug_m3=500.0),
+                )
+                for n in range(12)
+            ),
+            received_us=round(datetime.now(UTC).timestamp() * 1_000_000),
+        )
+    )
+    await until(lambda: len(booked(judging)) == 1, "its violation is booked")
+    await worker.close()
+
+
+def _listening(database_url: str) -> bool:
+    return bool(
+        ask(
+            database_url,
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'smartsite judge' AND state = 'idle'",
+        )
+    )
