@@ -151,3 +151,21 @@ def test_neither_ctrl_c_nor_kill_9_leaves_a_process_or_a_port(
         result: dict[str, Any] = json.loads(process.stdout.read())
         assert process.returncode == 0
         assert "ok" in result
+
+
+def test_the_demo_keeps_to_its_own_folder_and_settings(smartsite: Smartsite, folder: Path) -> None:
+    """Settings of the environment are the user's: the demo must not touch what they name."""
+    elsewhere = folder / "precious"
+    elsewhere.mkdir()
+    run = smartsite(
+        "demo",
+        "--for",
+        "3",
+        "--json",
+        SMARTSITE_DATA_DIR=str(elsewhere),
+        SMARTSITE_RULES__DUST__LIMIT_UG_M3="5000",
+    )
+    assert [path.name for path in elsewhere.iterdir()] == ["demo"]
+    written = (elsewhere / "demo" / "smartsite.toml").read_text()
+    assert "limit_ug_m3 = 150" in written
+    assert json.loads(run.stdout)["data"] == str(elsewhere / "demo")
