@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
 from device_profiles.findings import Evidence
@@ -23,6 +23,7 @@ SQL = load_queries(Path(__file__).with_name("queries.sql"))
 
 MISSING = "segment not stored"
 DAMAGED = "segment does not match its hash"
+AGED_OUT = "segment has aged out"
 NO_MESSAGE = "segment holds no such message"
 
 
@@ -46,11 +47,14 @@ class StoredEvidence(Evidence, frozen=True, kw_only=True, omit_defaults=True):
         segment_sha256: Hash of the raw segment's stored body, hexadecimal.
         payload_sha256: Hash of the message's payload, hexadecimal.
         unresolved: Why a hash is missing; None when nothing is, or nobody looked.
+        shared_sha256: Hash of the copy of the picture that may be shared, hexadecimal; None where
+            there is none. Derived, not evidence: see `alerts.sharing`.
     """
 
     segment_sha256: str | None = None
     payload_sha256: str | None = None
     unresolved: str | None = None
+    shared_sha256: str | None = None
 
     @property
     def pointer(self) -> Evidence:
@@ -89,28 +93,60 @@ async def resolve_evidence(
         psycopg.Error: The database failed.
     """
     wanted = sorted({(entry.source.worker, entry.source.number) for entry in evidence})
-    found: dict[tuple[int, int], tuple[str, Sequence[bytes] | None]] = {}
+    found: dict[tuple[int, int], tuple[str, Sequence[bytes] | str]] = {}
     async with connection.cursor(row_factory=tuple_row) as cursor:
         for worker, number in wanted:
             await cursor.execute(SQL["evidence_segment"], {"worker": worker, "number": number})
             row = await cursor.fetchone()
             if row is None:
                 continue
-            sha256, body = bytes(row[0]), bytes(row[1])
+            sha256 = bytes(row[0])
+            if row[1] is None:
+                found[worker, number] = (sha256.hex(), AGED_OUT)
+                continue
+            body = bytes(row[1])
             whole = hashlib.sha256(body).digest() == sha256
-            found[worker, number] = (sha256.hex(), unpack(body).payloads if whole else None)
-    return tuple(_with_hashes(entry, found) for entry in evidence)
+            found[worker, number] = (sha256.hex(), unpack(body).payloads if whole else DAMAGED)
+        copies = await _copies(cursor, evidence)
+    return tuple(
+        msgspec.structs.replace(
+            _with_hashes(entry, found), shared_sha256=copies.get(recipe_of(entry))
+        )
+        for entry in evidence
+    )
+
+
+def recipe_of(entry: Evidence) -> bytes:
+    """What a copy for sharing is made of: which boxes are drawn on which frame.
+
+    Args:
+        entry: Evidence with a frame.
+
+    Returns:
+        The SHA-256 of both.
+    """
+    return hashlib.sha256(_ENCODER.encode((entry.frame_sha256, entry.boxes))).digest()
+
+
+async def _copies(
+    cursor: AsyncCursor[tuple[Any, ...]], evidence: Iterable[Evidence]
+) -> dict[bytes, str]:
+    recipes = [recipe_of(entry) for entry in evidence if entry.frame_sha256 is not None]
+    if not recipes:
+        return {}
+    await cursor.execute(SQL["shared_pictures"], {"recipes": recipes})
+    return {bytes(recipe): bytes(sha256).hex() for recipe, sha256 in await cursor.fetchall()}
 
 
 def _with_hashes(
-    entry: Evidence, found: dict[tuple[int, int], tuple[str, Sequence[bytes] | None]]
+    entry: Evidence, found: dict[tuple[int, int], tuple[str, Sequence[bytes] | str]]
 ) -> StoredEvidence:
     segment = found.get((entry.source.worker, entry.source.number))
     if segment is None:
         return _stored(entry, unresolved=MISSING)
     sha256, payloads = segment
-    if payloads is None:
-        return _stored(entry, segment_sha256=sha256, unresolved=DAMAGED)
+    if isinstance(payloads, str):
+        return _stored(entry, segment_sha256=sha256, unresolved=payloads)
     if not 0 <= entry.source.index < len(payloads):
         return _stored(entry, segment_sha256=sha256, unresolved=NO_MESSAGE)
     payload = hashlib.sha256(payloads[entry.source.index]).hexdigest()

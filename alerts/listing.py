@@ -70,7 +70,7 @@ class ListedViolation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: Its id.
         rule: Name of the rule.
-        kind: "dust", "crane", "helmet".
+        kind: "dust", "crane", "helmet", "vest", "presence", "reported", "device_health".
         site: Site id.
         site_name: What people call the site.
         timezone: The site's zone.
@@ -116,6 +116,7 @@ async def violations(
     since: datetime | None = None,
     state: State | None = None,
     limit: int = 100,
+    violation_id: str | None = None,
 ) -> list[ListedViolation]:
     """List violations, those that opened last first.
 
@@ -125,6 +126,7 @@ async def violations(
         since: Only those that lasted at this instant or later; aware.
         state: Only those people have brought to this state.
         limit: How many at most.
+        violation_id: Only this one.
 
     Returns:
         The violations.
@@ -134,7 +136,8 @@ async def violations(
     """
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            SQL["list_violations"], {"site": site, "since": since, "state": state, "limit": limit}
+            SQL["list_violations"],
+            {"id": violation_id, "site": site, "since": since, "state": state, "limit": limit},
         )
         return [_listed(row) for row in await cursor.fetchall()]
 

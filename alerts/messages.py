@@ -118,6 +118,13 @@ class ToldEvidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     unresolved: Annotated[
         str | None, msgspec.Meta(description="why a hash is missing, where one is")
     ] = None
+    shared_sha256: Annotated[
+        Sha256 | None,
+        msgspec.Meta(
+            description="of a copy of the picture for sharing: what was found is marked, the heads"
+            " of others are unreadable; derived, not evidence"
+        ),
+    ] = None
 
 
 class ViolationData(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +132,10 @@ class ViolationData(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, msgspec.Meta(description="the same in every message about it")]
     rule: str
-    kind: Annotated[str, msgspec.Meta(description="dust, crane, helmet")]
+    kind: Annotated[
+        str,
+        msgspec.Meta(description="dust, crane, helmet, vest, presence, reported, device_health"),
+    ]
     site: SiteCard
     subject: Annotated[str, msgspec.Meta(description="device, pair of devices, or track")]
     state: State
@@ -300,6 +310,7 @@ def _told(entry: StoredEvidence) -> tuple[ToldEvidence, bool]:
         frame_sha256=entry.frame_sha256,
         model_sha256=entry.model_sha256,
         unresolved=None if entry.unresolved is None else _cut(entry.unresolved, "short"),
+        shared_sha256=entry.shared_sha256,
     )
     return told, len(told.values) == len(entry.values) and len(boxes) == len(entry.boxes)
 

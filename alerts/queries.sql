@@ -5,6 +5,20 @@ SELECT sha256, body
 FROM segments
 WHERE worker_id = %(worker)s AND number = %(number)s
 
+-- name: shared_pictures
+SELECT recipe, sha256 FROM shared_pictures WHERE recipe = ANY(%(recipes)s)
+
+-- name: put_shared_picture
+INSERT INTO shared_pictures (recipe, frame_sha256, sha256, made_at)
+VALUES (%(recipe)s, %(frame_sha256)s, %(sha256)s, %(now)s)
+ON CONFLICT (recipe) DO UPDATE SET sha256 = excluded.sha256, made_at = excluded.made_at
+
+-- name: seen_on_frame
+SELECT boxes FROM detections
+WHERE device_id = (SELECT id FROM devices WHERE site_id = %(site)s AND device = %(device)s)
+  AND observed_at = %(observed_at)s AND frame_sha256 = %(frame_sha256)s
+LIMIT 1
+
 -- name: book_lock
 -- Two bookers of one subject take turns; the keys come sorted, so they cannot block each other.
 SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)s::bigint[]) AS key
@@ -211,7 +225,8 @@ CROSS JOIN LATERAL (
     JOIN recipients AS r ON r.id = d.recipient_id
     WHERE d.violation_id = v.id
 ) AS d
-WHERE (%(site)s::text IS NULL OR v.site_id = %(site)s)
+WHERE (%(id)s::text IS NULL OR v.id = %(id)s)
+  AND (%(site)s::text IS NULL OR v.site_id = %(site)s)
   AND (%(since)s::timestamptz IS NULL OR coalesce(v.closed_at, 'infinity') >= %(since)s)
   AND (%(state)s::text IS NULL OR v.state = %(state)s)
 ORDER BY v.opened_at DESC, v.id

@@ -9,6 +9,8 @@ It is a pure state machine: no clock, no socket, no database, no model inside; t
 - `detectors.dust`: mean PM10 over a sliding window
 - `detectors.geometry`, `detectors.cranes`: the distance between two cranes' bodies
 - `detectors.helmets`: a bare head confirmed over several looks
+- `detectors.silence`, `detectors.clock`, `detectors.units`: the health of devices: who is offline,
+  whose clock is off, who seems to send another unit than configured
 - `detectors.vision`: the model that turns frames into `Detections`
 
 What all detectors hold to: what is known may prove a violation; only complete knowledge proves

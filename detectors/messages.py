@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from device_profiles.vocabulary import Kind
+
+KINDS = {
+    Kind.DUST: ("扬尘监测点", "dust monitor"),
+    Kind.CRANE: ("塔吊", "crane"),
+    Kind.CAMERA: ("摄像头", "camera"),
+}
+"""What a device is called, in Chinese and English."""
 
 _UNITS = ((3_600, "小时", "h"), (60, "分", "min"), (1, "秒", "s"))
 
@@ -70,3 +80,16 @@ def period(seconds: float) -> tuple[str, str]:
         if seconds % size == 0:
             return f"{int(seconds // size)} {name_zh}", f"{int(seconds // size)} {name_en}"
     return f"{figure(seconds, 3)} 秒", f"{figure(seconds, 3)} s"
+
+
+def moment(instant: datetime, timezone: str) -> str:
+    """Write an instant as the site's people read it off the wall, to the minute.
+
+    Args:
+        instant: Aware.
+        timezone: IANA name of the site's zone.
+
+    Returns:
+        "2026-11-21 10:32".
+    """
+    return instant.astimezone(ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M")

@@ -92,11 +92,8 @@ class CraneRule(_Rule):
     )
 
 
-class HelmetRule(_Rule):
-    """`helmet.bare_head`: a head without a helmet, seen on several looks of one camera.
-
-    All of its defaults are project choices, to be set by measurement on the site's own pictures.
-    """
+class ConfirmedRule(_Rule):
+    """What rules on a camera's people share; the defaults are project choices."""
 
     min_score: float = Field(
         0.5, ge=0, le=1, description="boxes with a lower score are not looked at"
@@ -122,8 +119,96 @@ class HelmetRule(_Rule):
     @model_validator(mode="after")
     def _can_be_confirmed(self) -> Self:
         if self.sightings > self.looks:
-            raise ValueError("sightings lies above looks: no head could ever be confirmed")
+            raise ValueError("sightings lies above looks: nothing could ever be confirmed")
         return self
+
+
+class HelmetRule(ConfirmedRule):
+    """`helmet.bare_head`: a head without a helmet, seen on several looks of one camera.
+
+    All of its defaults are project choices, to be set by measurement on the site's own pictures.
+    """
+
+
+class VestRule(ConfirmedRule):
+    """`vest.missing`: a person without a hi-vis vest in a zone that demands one.
+
+    As for heads; the boxes are of torsos. Its defaults are project choices.
+    """
+
+
+class PresenceRule(ConfirmedRule):
+    """`zone.entry`: a person's feet in a zone where nobody may be, always or at this hour.
+
+    As for heads; the boxes are of persons. Its defaults are project choices.
+    """
+
+
+class CameraRule(_Rule):
+    """`device.camera`: a camera whose pictures let nobody judge: dark, blurred, blocked, moved."""
+
+    bridge_s: Seconds = Field(
+        60.0,
+        description="a camera that falls silent while unfit, and is unfit when it is back within"
+        " this, seconds, was so all the time. Project choice.",
+    )
+
+
+class ReportedRule(_Rule):
+    """`device.reported`: what a device's own AI says, confirmed or contradicted by our model."""
+
+    min_score: float = Field(
+        0.5, ge=0, le=1, description="our own boxes with a lower score confirm nothing"
+    )
+    wait_s: Seconds = Field(
+        30.0,
+        description="a picture that was not looked at within this, seconds, counts as not looked"
+        " at. Project choice.",
+    )
+    cooldown_s: Seconds = Field(
+        60.0,
+        description="the same said again within this, seconds, is the same violation. Project"
+        " choice.",
+    )
+
+
+class SilenceRule(_Rule):
+    """`device.silence`: a device that should speak does not. Its defaults are project choices.
+
+    One reading missing is a dropout, two in a row happen on a weak mobile link, three are a device
+    to look after. A device that speaks every second would be called offline after each change of
+    antenna, so no silence under a minute counts.
+    """
+
+    periods: float = Field(
+        3.0,
+        ge=1,
+        le=1_000,
+        allow_inf_nan=False,
+        description="a device is offline when it was silent for longer than so many times the"
+        " interval it is registered to speak at",
+    )
+    at_least_s: Seconds = Field(
+        60.0, description="and for longer than this, whatever its interval, seconds"
+    )
+    grace_s: float = Field(
+        5.0,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="a device that was said to be offline and is heard again within this, seconds,"
+        " was not: a change of antenna, or a clock a little ahead",
+    )
+
+
+class ClockRule(_Rule):
+    """`device.clock`: a device's clock is off; the times of its readings are repaired."""
+
+    jump_s: Seconds = Field(
+        60.0,
+        description="a change of the offset by this or more, seconds, is a jump: it ends one"
+        " finding and opens the next; a smaller one is drift and amends it. Project choice.",
+    )
 
 
 class Rules(_Rule):
@@ -132,3 +217,9 @@ class Rules(_Rule):
     dust: DustRule = DustRule()
     crane: CraneRule = CraneRule()
     helmet: HelmetRule = HelmetRule()
+    vest: VestRule = VestRule()
+    presence: PresenceRule = PresenceRule()
+    camera: CameraRule = CameraRule()
+    reported: ReportedRule = ReportedRule()
+    silence: SilenceRule = SilenceRule()
+    clock: ClockRule = ClockRule()

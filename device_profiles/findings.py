@@ -26,7 +26,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         device: Device id within the finding's site.
         observed_at: Time of the reading or frame; aware, UTC.
         source: Where the raw bytes lie.
-        role: Why it is here: "first", "peak", "last", "confirmation".
+        role: Why it is here: "first", "peak", "last", "confirmation"; of a device's health "status"
+            (what was said of it) and "next" (what ended it).
         values: The quantities that mattered, by name.
         frame_sha256: Hash of the original picture, for frames.
         model_sha256: Hash of the model that looked, for frames.
@@ -51,7 +52,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rule: Name of the rule, "dust.pm10_mean".
-        kind: "dust", "crane" or "helmet": what people sort by.
+        kind: "dust", "crane", "helmet", "vest", "presence", "reported" or "device_health": what
+            people sort by.
         site: Site id.
         subject: What it is about: a device, a pair of devices joined by "+", a track on a camera.
         opened_at: When the violation began, by the readings; aware, UTC.

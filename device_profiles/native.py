@@ -44,8 +44,8 @@ MAX_DEPTH = 32
 _NAN = math.nan
 _INT64 = 2**63
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US = 946_684_800_000_000  # 2000-01-01: no instrument here is older
-_LAST_US = 4_102_444_800_000_000  # 2100-01-01: beyond it microseconds are no time of ours
+FIRST_US = 946_684_800_000_000  # 2000-01-01: no instrument here is older
+LAST_US = 4_102_444_800_000_000  # 2100-01-01: beyond it microseconds are no time of ours
 
 
 def microseconds(moment: datetime) -> int:
@@ -115,7 +115,7 @@ def telemetry_decoder(kind: Kind) -> Decoder:
             raise Rejected(Reason.TIME, "ts has no zone")
         else:
             reported_us = microseconds(ts)
-        if not _FIRST_US <= reported_us < _LAST_US:
+        if not FIRST_US <= reported_us < LAST_US:
             raise Rejected(Reason.TIME, f"ts {shown(ts)} is not between 2000 and 2100")
         values = as_tuple(message.values)
         if values == nothing:  # the very same NaN in every place: none of them was said
@@ -274,7 +274,7 @@ def _read_element(kind: Kind, names: list[str], element: object) -> tuple[Teleme
     if seq is not None and (type(seq) is not int or not -_INT64 <= seq < _INT64):
         faults.append(Refused(Reason.TYPE, "seq is not a 64-bit integer", "seq", shown(seq)))
         seq = None
-    kept = _keep_extra(extra, faults)
+    kept = keep_extra(extra, faults)
     series = 0 if element.get("series") is None else _series(element["series"])
     numbers = tuple(values.values())
     if all(math.isnan(number) for number in numbers) and alarms is None and kept is None:
@@ -299,7 +299,7 @@ def _read_ts(ts: object) -> int:
         us = int(ts) * 1_000
     else:
         raise Rejected(Reason.TIME, f"ts {shown(ts)} is neither RFC 3339 nor epoch milliseconds")
-    if not _FIRST_US <= us < _LAST_US:
+    if not FIRST_US <= us < LAST_US:
         raise Rejected(Reason.TIME, f"ts {shown(ts)} is not between 2000 and 2100")
     return us
 
@@ -318,7 +318,7 @@ def _number(value: object) -> float:
     raise Rejected(Reason.TYPE, f"{shown(value)} is not a number")
 
 
-def _keep_extra(extra: dict[str, object], faults: list[Refused]) -> bytes | None:
+def keep_extra(extra: dict[str, object], faults: list[Refused]) -> bytes | None:
     """Encode unknown names; refuse those that cannot be kept."""
     kept: dict[str, msgspec.Raw] = {}
     size = 0

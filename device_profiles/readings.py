@@ -1,13 +1,14 @@
 """The reading types: what a device said, typed, with a unit in every field name.
 
 `Telemetry` is the lean form that decoders produce and the ingest blocks are built from;
-`DustReading`, `CraneReading` and `Detections` are the stored readings as detectors and
-people see them.
+`DustReading`, `CraneReading`, `Detections`, `Reported`, `FrameSeen` and `DeviceStatus` are the
+stored readings as detectors and people see them.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 
@@ -58,10 +59,12 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         readings: The readings, in the order of the message.
         refused: What was refused of it; values refused leave their reading in `readings`.
+        notes: What was accepted although it is odd, one line each.
     """
 
     readings: list[Telemetry]
     refused: tuple[Refused, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -88,6 +91,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         observed_at: The device's time, repaired if need be; aware, UTC.
         received_at: Our time when the bytes came; aware, UTC.
         source: Where the raw bytes lie.
+        clock_offset_s: What was added to the time the device reported, seconds: above 0 where its
+            clock is slow, below where it is fast.
     """
 
     site: str
@@ -96,6 +101,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     received_at: datetime
     source: Source
     series: Series = Series.INSTANT
+    clock_offset_s: float = 0.0
 
 
 class DustReading(Reading, frozen=True, kw_only=True):
@@ -144,6 +150,17 @@ class Box(msgspec.Struct, frozen=True, gc=False):
     box: tuple[float, float, float, float]
 
 
+class Unfit(StrEnum):
+    """Why a camera's picture does not let anybody judge what it ought to show."""
+
+    DARK = "dark"
+    BRIGHT = "bright"
+    BLURRED = "blurred"
+    BLOCKED = "blocked"
+    MOVED = "moved"
+    SMALL_HEADS = "small_heads"
+
+
 class Detections(Reading, frozen=True, kw_only=True):
     """What a model saw on one frame: a reading like any other.
 
@@ -155,6 +172,9 @@ class Detections(Reading, frozen=True, kw_only=True):
         boxes: What was seen, highest score first; empty when the picture held nothing.
         still: True when the motion gate found the scene unchanged and `boxes` are those of
             the last picture looked at.
+        unfit: Why the camera cannot be relied on; None while it can.
+        fitness: The figures that decided, by name, while it cannot.
+        skipped: How many frames of this camera nobody looked at since the look before.
     """
 
     frame_sha256: str
@@ -163,6 +183,52 @@ class Detections(Reading, frozen=True, kw_only=True):
     height: int
     boxes: tuple[Box, ...]
     still: bool = False
+    unfit: Unfit | None = None
+    fitness: dict[str, float] = {}
+    skipped: int = 0
+
+
+class Reported(Reading, frozen=True, kw_only=True):
+    """What a device's own AI says it saw: a claim, to be confirmed or contradicted.
+
+    Attributes:
+        what: What it claims, in the vocabulary's words: "no_helmet", "no_vest", "intrusion", …
+        score: How sure the device is, 0 to 1; None where it does not say.
+        boxes: Where, in pixels of the picture; empty where it does not say.
+        frame_sha256: Hash of the picture it sent, hexadecimal; None if there was none.
+        notes: What was odd about the message, one line each.
+    """
+
+    what: str
+    score: float | None = None
+    boxes: tuple[Box, ...] = ()
+    frame_sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class FrameSeen(Reading, frozen=True, kw_only=True):
+    """A picture that came: the camera spoke, whether or not anybody has looked at it.
+
+    Attributes:
+        frame_sha256: Hash of the original picture, hexadecimal.
+    """
+
+    frame_sha256: str
+
+
+class DeviceStatus(Reading, frozen=True, kw_only=True):
+    """What a device said of itself, or its broker by last will; its time is that of receipt.
+
+    A status may be said again without anything having happened: brokers keep the last one and
+    hand it to whoever subscribes.
+
+    Attributes:
+        online: Whether it is there.
+        detail: Anything it added.
+    """
+
+    online: bool
+    detail: str = ""
 
 
 READING_TYPES: dict[Kind, type[DustReading | CraneReading]] = {

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from device_profiles.decoding.times import AT_RECEIPT
 from device_profiles.readings import Telemetry
 from device_profiles.vocabulary import QUANTITIES, Kind
 
@@ -76,6 +77,31 @@ class Met:
     conflicts: dict[str, str]
     series: int = 0
     observed_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one kind, as it was read: before anything is refused or folded.
+
+    Attributes:
+        index: For each reading, the position of its message in the segment.
+        device_id: The registry's number.
+        series: What its time means.
+        reported_us: The device's time.
+        observed_us: The same, repaired.
+        received_us: When it came.
+        believed: Whether its time is.
+        seq: The device's own number of it.
+    """
+
+    index: Ints
+    device_id: Ints
+    series: Ints
+    reported_us: Ints
+    observed_us: Ints
+    received_us: Ints
+    believed: npt.NDArray[np.bool_]
+    seq: list[int | None]
 
 
 class _Layout:
@@ -151,7 +177,7 @@ class Block:
             received_us: For each message of the segment, microseconds since 1970 UTC.
 
         Returns:
-            The block's columns.
+            The block's columns. A reading without a time of its own has that of its receipt.
         """
         readings = self._readings
         count = len(readings)
@@ -160,11 +186,15 @@ class Block:
             (value for reading in readings for value in reading.values), np.float64, count * width
         ).reshape(count, width)
         index = np.array(self.indices, np.int64)
+        reported_us = np.fromiter((r.reported_us for r in readings), np.int64, count)
+        timeless = np.flatnonzero(reported_us == AT_RECEIPT)
+        if len(timeless):
+            reported_us[timeless] = self._times_of_receipt(timeless, received_us[index])
         return Columns(
             kind=self.kind,
             device_id=np.array(self.device_ids, np.int64),
             series=np.fromiter((r.series for r in readings), np.int64, count),
-            reported_us=np.fromiter((r.reported_us for r in readings), np.int64, count),
+            reported_us=reported_us,
             received_us=received_us[index],
             index=index,
             seq=[r.seq for r in readings],
@@ -172,6 +202,23 @@ class Block:
             alarms=[r.alarms for r in readings],
             extra=[r.extra for r in readings],
         )
+
+    def _times_of_receipt(self, rows: Ints, received_us: Ints) -> list[int]:
+        """Times for readings without one of their own.
+
+        What is read from the socket at once has one time of receipt: a device's messages in it are
+        a microsecond apart, lest the first alone is kept.
+        """
+        latest: dict[tuple[int, int, int], tuple[int, int]] = {}
+        times = []
+        for row in rows.tolist():
+            us, message = int(received_us[row]), self.indices[row]
+            key = self.device_ids[row], self._readings[row].series, us
+            before, later_us = latest.get(key, (message, 0))
+            later_us += before != message
+            latest[key] = message, later_us
+            times.append(us + later_us)
+        return times
 
 
 class Columns:

@@ -5,7 +5,8 @@
     IngestError
     ├── Unavailable       a dependency is down: retry with back-off, hold the acknowledgement
     │   ├── DatabaseUnavailable
-    │   └── DiskUnavailable
+    │   ├── DiskUnavailable
+    │   └── RetryUnderWay another process reads quarantined messages again
     └── Misconfigured     refuse to start
         ├── SchemaOutdated
         └── WorkerTaken   another process writes under this worker's name
@@ -31,6 +32,10 @@ class DatabaseUnavailable(Unavailable):
 
 class DiskUnavailable(Unavailable):
     """The frame store cannot be written: the disk is full, or not there."""
+
+
+class RetryUnderWay(Unavailable):
+    """Another process reads quarantined messages again; one at a time."""
 
 
 class Misconfigured(IngestError):  # noqa: N818 - one of the three kinds of error by name

@@ -85,7 +85,7 @@ def _of_worker(
                 strict=True,
             ):
                 name = topic.decode("utf-8", "replace")
-                if not first <= received_us < last or not wanted(name):
+                if flags & Flag.RETRIED or not first <= received_us < last or not wanted(name):
                     continue
                 content = payload
                 if flags & Flag.FRAME:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -48,6 +50,57 @@ class FrameStore:
         name = sha256.hex()
         return self._root / name[:2] / name[2:4] / f"{name}.jpg"
 
+    @property
+    def there(self) -> bool:
+        """Whether there is a store: before its first picture there is none."""
+        return self._root.is_dir()
+
+    def remove(self, sha256: bytes, since: float) -> bool:
+        """Remove a picture that nothing refers to.
+
+        Whoever puts the same picture at that moment freshens it first, so it stays; or comes
+        after it is gone, and writes it anew.
+
+        Args:
+            sha256: Hash of its bytes, 32 bytes.
+            since: A picture put since this time stays, seconds since 1970.
+
+        Returns:
+            Whether it was removed; False: it is not here, or is fresh.
+
+        Raises:
+            OSError: The folder is not writable.
+        """
+        path = self.path(sha256)
+        with contextlib.suppress(FileNotFoundError), self._locked(fcntl.LOCK_EX):
+            if path.stat().st_mtime < since:
+                path.unlink()
+                return True
+        return False
+
+    def freshen(self, sha256: bytes) -> bool:
+        """Say that a picture is wanted: a row that refers to it is about to be written.
+
+        Args:
+            sha256: Hash of its bytes, 32 bytes.
+
+        Returns:
+            Whether there is one.
+        """
+        with contextlib.suppress(FileNotFoundError), self._locked(fcntl.LOCK_SH):
+            os.utime(self.path(sha256))
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
     def put(self, data: bytes) -> bytes:
         """Keep a picture.
 
@@ -62,7 +115,7 @@ class FrameStore:
         """
         sha256 = hashlib.sha256(data).digest()
         path = self.path(sha256)
-        if path.exists():
+        if path.exists() and self.freshen(sha256):
             # Whoever put it there may have been stopped before its name was on the disk.
             for folder in (path.parent, path.parent.parent, self._root):
                 _sync_folder(folder)

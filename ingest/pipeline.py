@@ -17,15 +17,30 @@ import numpy as np
 
 from device_profiles.errors import Reason, Rejected
 from device_profiles.native import Status, decode_event, decode_status, moment_of
-from device_profiles.readings import Refused
+from device_profiles.readings import Decoded, Refused
 from device_profiles.vocabulary import QUANTITIES
-from ingest.blocks import Block, Columns, Met
-from ingest.registry import UNKNOWN_DEVICE, RegisteredDevice, Routes, Use
+from ingest.blocks import Block, Columns, Heard, Met
+from ingest.clocks import NOT_BELIEVED
+from ingest.profiles import kind_of_note
+from ingest.registry import (
+    UNKNOWN_DEVICE,
+    EventGateway,
+    Gateway,
+    RegisteredDevice,
+    Routes,
+    UnknownExternalId,
+    Use,
+)
 from ingest.segments import Flag, Packed, pack
 
 MAX_DETAIL_CHARS = 500
 MAX_FAULTS_SHOWN = 20
 """Most faults of one message and scope that get a row each; the rest share one more row."""
+
+NOT_HERE = "events with pictures are for the role frames: set [frames] events = true"
+
+EXTERNAL_ID = "external_id"
+"""Field of what is quarantined because nobody is registered with the external id, its value."""
 
 
 class Scope(StrEnum):
@@ -102,21 +117,31 @@ class TimeLimits:
     future_s: float = 300.0
     past_s: float = 400 * 86_400.0
 
-    def require(self, reported_us: int, received_us: int) -> None:
+    def require(self, reported_us: int, received_us: int, offset_us: int = 0) -> None:
         """Refuse a time that is not believed.
 
         Args:
             reported_us: The device's time, microseconds since 1970 UTC.
             received_us: When it came.
+            offset_us: By how much its clock is off; `NOT_BELIEVED` where that cannot be told.
 
         Raises:
             Rejected: With reason `time`, saying how far off it is.
         """
-        ahead_s = (reported_us - received_us) / 1e6
+        when = moment_of(reported_us).isoformat()
+        if offset_us == NOT_BELIEVED:
+            raise Rejected(
+                Reason.TIME,
+                f"time {when} was reported before: the clock was set back, and what it means"
+                " cannot be told",
+            )
+        ahead_s = (reported_us + offset_us - received_us) / 1e6
         if ahead_s > self.future_s or ahead_s < -self.past_s:
             side = "after" if ahead_s > 0 else "before"
-            when = moment_of(reported_us).isoformat()
-            raise Rejected(Reason.TIME, f"time {when} lies {abs(ahead_s):.0f} s {side} its receipt")
+            repaired = f", repaired by {offset_us / 1e6:+.0f} s," if offset_us else ""
+            raise Rejected(
+                Reason.TIME, f"time {when}{repaired} lies {abs(ahead_s):.0f} s {side} its receipt"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +156,7 @@ class Quarantined:
         device_id: The registry's number, None if unknown.
         field: The quantity, for values.
         value: The offending value as text.
+        units: Of the balance, that this entry stands for.
     """
 
     index: int
@@ -140,6 +166,7 @@ class Quarantined:
     device_id: int | None = None
     field: str | None = None
     value: str | None = None
+    units: int = 0
 
 
 @dataclass(slots=True)
@@ -155,10 +182,14 @@ class Flush:
         quarantined: What could not be read.
         readings: Units of the balance: every reading, and one for each undecodable message.
         refused: Of these, how many were put aside.
+        conflicts: How many did nothing but contradict an earlier one of this flush.
         duplicates: How many said what an earlier one of this flush had said.
         merged: Those that brought further quantities to an earlier one of this flush.
         exceptions: Counted by (hour in microseconds, device number, what).
         labels: How messages name the devices in the blocks, by number.
+        heard: The blocks as they were read.
+        repeated: How many of `duplicates` each message holds, by its index.
+        notes: What decoders accepted although it is odd, by profile and kind of note.
     """
 
     arrivals: Arrivals
@@ -169,10 +200,14 @@ class Flush:
     quarantined: list[Quarantined]
     readings: int
     refused: int
+    conflicts: int
     duplicates: int
     merged: list[Met]
     exceptions: Counter[tuple[int, int, str]]
     labels: dict[int, str] = field(default_factory=dict)
+    heard: list[Heard] = field(default_factory=list)
+    repeated: Counter[int] = field(default_factory=Counter)
+    notes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def redelivered(self) -> int:
@@ -212,7 +247,10 @@ def hour_of(us: int) -> int:
 class _Gathering:
     """The state of one `gather`."""
 
-    def __init__(self, arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> None:
+    def __init__(
+        self, arrivals: Arrivals, routes: Routes, limits: TimeLimits, *, fold: bool = True
+    ) -> None:
+        self.folds = fold
         self.arrivals = arrivals
         self.routes = routes
         self.limits = limits
@@ -223,7 +261,11 @@ class _Gathering:
         self.exceptions: Counter[tuple[int, int, str]] = Counter()
         self.units = 0
         self.refused = 0
+        self.conflicts = 0
         self.duplicates = 0
+        self.heard: list[Heard] = []
+        self.repeated: Counter[int] = Counter()
+        self.notes: Counter[tuple[str, str]] = Counter()
         self.merged: list[Met] = []
         self.devices: dict[int, RegisteredDevice] = {}
 
@@ -237,14 +279,15 @@ class _Gathering:
         field: str | None = None,
         value: str | None = None,
         count: int = 1,
+        units: int = 0,
     ) -> None:
-        """Quarantine something of a message, or `count` things with one row, and count them."""
+        """Quarantine something of a message, or `count` things with one row, and count them.
+
+        `units` of the balance are the row's own where what it names is part of a reading.
+        """
         if device is not None:
-            detail = f"{device.label}: {detail}"
+            detail = f"{device.reader}: {detail}"
         device_id = device.id if device else None
-        self.quarantined.append(
-            Quarantined(index, scope, reason, detail[:MAX_DETAIL_CHARS], device_id, field, value)
-        )
         match scope:
             case Scope.VALUE:
                 what = "refused_value"
@@ -252,16 +295,30 @@ class _Gathering:
                 what = "quarantined_status"
             case _:
                 what = "quarantined"
+                units = count
                 self.refused += count
+        self.quarantined.append(
+            Quarantined(
+                index, scope, reason, detail[:MAX_DETAIL_CHARS], device_id, field, value, units
+            )
+        )
         hour = hour_of(self.arrivals.received_us[index])
         self.exceptions[hour, device_id or UNKNOWN_DEVICE, what] += count
 
     def put_aside_all(
-        self, index: int, scope: Scope, faults: Sequence[Refused], device: RegisteredDevice
+        self,
+        index: int,
+        scope: Scope,
+        faults: Sequence[Refused],
+        device: RegisteredDevice,
+        units: int = 0,
     ) -> None:
         """Quarantine parts of one message: the first ones by name, the rest in one row."""
         for part in faults[:MAX_FAULTS_SHOWN]:
-            self.put_aside(index, scope, part.reason, part.detail, device, part.field, part.value)
+            self.put_aside(
+                index, scope, part.reason, part.detail, device, part.field, part.value, units=units
+            )
+            units = 0
         rest = faults[MAX_FAULTS_SHOWN:]
         if rest:
             detail = f"and {len(rest)} more of this message, the first: {rest[0].detail}"
@@ -273,44 +330,111 @@ class _Gathering:
         scope = Scope.MESSAGE
         try:
             route = self.routes.known.get(topic) or self.routes.find(topic)
-            device = route.device
-            if route.use is not Use.READ:
+            if isinstance(route, EventGateway):
                 scope = Scope.STATUS
+                raise Rejected(Reason.TOPIC, NOT_HERE)
+            if not isinstance(route, Gateway):
+                device = route.device
+                if route.use is not Use.READ:
+                    scope = Scope.STATUS
             oversized = self.arrivals.oversized.get(index)
             if oversized is not None:
                 raise Rejected(
                     Reason.TOO_LARGE, f"payload of {oversized[0]} bytes is above the limit"
                 )
+            if isinstance(route, Gateway):
+                self.read_gateway(index, route, payload)
+                return
             match route.use:
                 case Use.READ:
                     assert route.decode is not None  # noqa: S101 - READ routes decode
                     decoded = route.decode(payload)
                 case Use.KEEP_STATUS:
-                    self.statuses.append((device.id, index, decode_status(payload)))
+                    self.statuses.append((route.device.id, index, decode_status(payload)))
                     return
                 case Use.KEEP_EVENT:
-                    self.events.append((device.id, index, decode_event(payload)))
+                    self.events.append((route.device.id, index, decode_event(payload)))
                     return
                 case Use.KEEP_FRAME:
                     raise Rejected(Reason.TOPIC, "frames have a connection of their own")
+                case Use.REPORT:
+                    raise Rejected(Reason.TOPIC, NOT_HERE)
         except Rejected as fault:
             self.units += scope is Scope.MESSAGE
-            at = f" (at byte {fault.offset})" if fault.offset is not None else ""
-            self.put_aside(index, scope, fault.reason, fault.detail + at, device)
+            self.put_aside_whole(index, scope, fault, device)
             return
+        self.take(index, route.device, decoded)
+
+    def put_aside_whole(
+        self,
+        index: int,
+        scope: Scope,
+        fault: Rejected,
+        device: RegisteredDevice | None,
+        count: int = 1,
+    ) -> None:
+        """Quarantine a message, or all of one that is about one device."""
+        at = f" (at byte {fault.offset})" if fault.offset is not None else ""
+        stranger = fault.external_id if isinstance(fault, UnknownExternalId) else None
+        field = None if stranger is None else EXTERNAL_ID
+        self.put_aside(
+            index, scope, fault.reason, fault.detail + at, device, field, stranger, count
+        )
+
+    def take(self, index: int, device: RegisteredDevice, decoded: Decoded) -> None:
+        """Take in what a message holds of one device."""
         block = self.blocks[device.kind]
         for reading in decoded.readings:
             block.add(device.id, index, reading)
         self.units += len(decoded.readings)
         self.devices[device.id] = device
+        if decoded.notes:
+            self.note(device, decoded.notes)
         readings = [part for part in decoded.refused if part.field is None]
         self.units += len(readings)
         self.put_aside_all(index, Scope.READING, readings, device)
         values = [part for part in decoded.refused if part.field is not None]
         self.put_aside_all(index, Scope.VALUE, values, device)
 
+    def note(self, device: RegisteredDevice, notes: Sequence[str]) -> None:
+        """Count what was accepted although it is odd."""
+        profile = device.profile.sheet.id if device.profile else "native"
+        for note in notes:
+            self.notes[profile, kind_of_note(note)] += 1
+
+    def read_gateway(self, index: int, gateway: Gateway, payload: bytes) -> None:
+        """Take in what a gateway says of the devices behind it.
+
+        Raises:
+            Rejected: Nothing of the message can be read.
+        """
+        read = {gateway.profile.sheet.id: dict(gateway.decode(payload))}
+        strangers: list[tuple[Rejected, int]] = []
+        for external_id, found in read[gateway.profile.sheet.id].items():
+            units = len(found.readings) + sum(part.field is None for part in found.refused)
+            try:
+                device, decode = self.routes.behind(gateway, external_id)
+                assert device.profile is not None  # noqa: S101 - `behind` sees to it
+                name = device.profile.sheet.id
+                if name not in read:
+                    read[name] = dict(decode(payload))
+            except Rejected as fault:
+                strangers.append((fault, units))
+            else:
+                self.take(index, device, read[name][external_id])
+        for stranger, units in strangers[:MAX_FAULTS_SHOWN]:
+            self.units += units
+            self.put_aside_whole(index, Scope.READING, stranger, None, units)
+        rest = strangers[MAX_FAULTS_SHOWN:]
+        if rest:
+            units = sum(units for _, units in rest)
+            self.units += units
+            first = rest[0][0]
+            detail = f"and {len(rest)} more devices of this message, the first: {first.detail}"
+            self.put_aside(index, Scope.READING, first.reason, detail, count=units)
+
     def check(self, block: Block) -> Columns:
-        """Refuse, by the block, values out of range, times not believed, and empty readings."""
+        """Repair times; refuse values out of range, times not believed, and empty readings."""
         received = np.array(self.arrivals.received_us, np.int64)
         columns = block.columns(received)
         if not len(columns):
@@ -337,28 +461,57 @@ class _Gathering:
                 )
                 refuse(row, Scope.VALUE, Refused(Reason.RANGE, detail, quantity.name, repr(value)))
             values[outside] = np.nan
-        ahead = columns.reported_us - columns.received_us
+        offsets = self.routes.clocks.offsets(columns.device_id, columns.reported_us)
+        if offsets is not None:
+            columns.observed_us = columns.reported_us + np.where(
+                offsets == NOT_BELIEVED, 0, offsets
+            )
+        ahead = columns.observed_us - columns.received_us
         limits = self.limits
         disbelieved = (ahead > limits.future_s * 1e6) | (ahead < -limits.past_s * 1e6)
+        if offsets is not None:
+            disbelieved |= offsets == NOT_BELIEVED
+        self.heard.append(
+            Heard(
+                columns.index,
+                columns.device_id,
+                columns.series,
+                columns.reported_us,
+                columns.observed_us,
+                columns.received_us,
+                ~disbelieved,
+                columns.seq,
+            )
+        )
         empty = np.isnan(values).all(axis=1)
         if disbelieved.any() or empty.any():
             for row in np.flatnonzero(disbelieved | empty).tolist():
+                reported_us = int(columns.reported_us[row])
+                offset_us = 0 if offsets is None else int(offsets[row])
                 try:
-                    limits.require(int(columns.reported_us[row]), int(columns.received_us[row]))
+                    limits.require(reported_us, int(columns.received_us[row]), offset_us)
                     if columns.alarms[row] is None and columns.extra[row] is None:
                         raise Rejected(Reason.INCOMPLETE, "no value of the reading is left")
                 except Rejected as fault:
                     keep[row] = False
-                    refuse(row, Scope.READING, Refused(fault.reason, fault.detail))
+                    # With its time, a span of the clock can find it again.
+                    when = moment_of(reported_us).isoformat() if disbelieved[row] else None
+                    refuse(row, Scope.READING, Refused(fault.reason, fault.detail, None, when))
         for (index, device_id, scope), faults in refused.items():
             self.put_aside_all(index, scope, faults, self.devices[device_id])
         if not keep.all():
             columns.keep(keep)
+        if not self.folds:
+            return columns
         conflicts: defaultdict[tuple[int, int], list[Refused]] = defaultdict(list)
+        contradicting: Counter[tuple[int, int]] = Counter()
         for met in columns.fold():
             conflicts[met.index, met.device_id] += self.account_for(met)
+            contradicting[met.index, met.device_id] += not met.merged and bool(met.conflicts)
         for (index, device_id), faults in conflicts.items():
-            self.put_aside_all(index, Scope.VALUE, faults, self.devices[device_id])
+            device = self.devices[device_id]
+            units = contradicting[index, device_id]
+            self.put_aside_all(index, Scope.VALUE, faults, device, units)
         return columns
 
     def flush(self, units: int) -> Flush:
@@ -374,10 +527,14 @@ class _Gathering:
             quarantined=self.quarantined,
             readings=units + self.units,
             refused=self.refused,
+            conflicts=self.conflicts,
             duplicates=self.duplicates,
             merged=self.merged,
             exceptions=self.exceptions,
             labels={number: device.label for number, device in self.devices.items()},
+            heard=self.heard,
+            repeated=self.repeated,
+            notes=self.notes,
         )
 
     def account_for(self, met: Met) -> list[Refused]:
@@ -388,8 +545,9 @@ class _Gathering:
                 self.merged.append(met)
             case "duplicate":
                 self.duplicates += 1
+                self.repeated[met.index] += 1
             case _:
-                self.refused += 1
+                self.conflicts += 1
         self.exceptions[hour, met.device_id, what_became_of(met)] += 1
         return [
             Refused(
@@ -409,25 +567,27 @@ def what_became_of(met: Met) -> str:
         met: What it brought.
 
     Returns:
-        "merged", "duplicate", or "quarantined" where all it brought new was contradiction.
+        "merged", "duplicate", or "conflict" where all it brought new was contradiction.
     """
     if met.merged:
         return "merged"
-    return "quarantined" if met.conflicts else "duplicate"
+    return "conflict" if met.conflicts else "duplicate"
 
 
-def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
+def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits, *, fold: bool = True) -> Flush:
     """Turn messages into what one transaction writes.
 
     Args:
         arrivals: The messages.
         routes: Where topics lead; unknown topics of registered devices are remembered in it.
         limits: Which times are believed.
+        fold: Whether rows of one key are merged here; else every reading stays a row of its
+            own, as whoever accounts for each message needs it.
 
     Returns:
         The flush.
     """
-    state = _Gathering(arrivals, routes, limits)
+    state = _Gathering(arrivals, routes, limits, fold=fold)
     known = routes.known
     blocks = state.blocks
     oversized = arrivals.oversized
@@ -443,6 +603,8 @@ def gather(arrivals: Arrivals, routes: Routes, limits: TimeLimits) -> Flush:
             else:
                 if not decoded.refused:
                     device = route.device
+                    if decoded.notes:
+                        state.note(device, decoded.notes)
                     block = blocks[device.kind]
                     for reading in decoded.readings:
                         block.add(device.id, index, reading)

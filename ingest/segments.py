@@ -32,6 +32,12 @@ class Flag(IntFlag):
     """The payload was larger than the limit; these are its first bytes."""
     FRAME = 0b0010_0000
     """The payload lies in the frame store; these 32 bytes are its SHA-256."""
+    RETRIED = 0b0100_0000
+    """Came back from quarantine: the message itself lies in an earlier segment too."""
+    TCP = 0b1000_0000
+    """Came over TCP to the gateway, not by MQTT."""
+    EVENT = 0b1_0000_0000
+    """Came by the role frames and is no picture: the payload is here."""
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):

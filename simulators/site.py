@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from device_profiles.recording import Message
-from device_profiles.sites import Device
+from device_profiles.sites import CameraSettings, Device
 from device_profiles.topics import ID, PREFIX, Address
 from device_profiles.vocabulary import Channel, Kind
 from simulators.camera import picture_at
@@ -103,6 +103,7 @@ class SimulatedSite:
                 kind=Kind.CAMERA,
                 make="simulated",
                 expected_every_s=1.0 / self.pictures_hz,
+                camera=CameraSettings(fixed=False),
             )
             for device in CAMERAS
         ]

@@ -10,21 +10,30 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
-import msgspec
 import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from alerts.errors import AlertsError
-from alerts.listing import ListedViolation, violations
+from device_profiles.catalogue import ProfileFault
 from ingest.errors import IngestError
 from ingest.errors import Misconfigured as IngestMisconfigured
-from ingest.registry import import_site_file, list_devices
+from ingest.registry import import_site_file
 from ingest.store.migrate import migrate as run_migrations
 from ingest.store.migrate import require_latest
+from smartsite.commands import (
+    balance,
+    coverage,
+    devices,
+    hj212,
+    profiles,
+    quarantine,
+    violations,
+    vision,
+)
+from smartsite.commands.common import ConfigOption, JsonOption, print_json, say, site_and_device
 from smartsite.errors import Misconfigured, SmartsiteError
 from smartsite.services import database
 from smartsite.settings import Settings, load_settings, load_site_file
@@ -44,24 +53,17 @@ site_app = typer.Typer(no_args_is_help=True, help="Register sites, devices and r
 app.add_typer(site_app, name="site")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure what the service costs, on real parts.")
 app.add_typer(bench_app, name="bench")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="Settings file; default: smartsite.toml of this folder, if there is one.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _print_json(value: object) -> None:
-    print(msgspec.json.encode(value, enc_hook=str).decode())
+app.add_typer(devices.app, name="devices")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(violations.app, name="violations")
+app.add_typer(hj212.app, name="hj212")
+app.command("balance")(balance.balance)
+app.command("coverage")(coverage.coverage)
+app.add_typer(profiles.app, name="profiles")
+app.command("decode")(profiles.decode)
+app.command("detect")(vision.detect)
+app.add_typer(vision.app, name="camera")
+bench_app.command("vision")(vision.bench)
 
 
 def _set_up_logging() -> None:
@@ -103,10 +105,10 @@ def demo(
 
     result = present(settings, for_seconds, seed, extra, as_json=as_json)
     if as_json:
-        _print_json(result)
+        print_json(result)
     if for_seconds is not None and not result["ok"]:
         for line in result["missing"]:
-            _say(f"smartsite demo: {line}")
+            say(f"smartsite demo: {line}")
         raise typer.Exit(1)
 
 
@@ -149,11 +151,11 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
         faults += find_faults(settings)
     if as_json:
-        _print_json({"ok": not faults, "faults": faults})
+        print_json({"ok": not faults, "faults": faults})
     else:
         for line in faults:
-            _say(line)
-        _say("settings are sound" if not faults else f"{len(faults)} faults")
+            say(line)
+        say("settings are sound" if not faults else f"{len(faults)} faults")
     if faults:
         raise typer.Exit(EXIT_MISCONFIGURED)
 
@@ -172,9 +174,9 @@ def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     finally:
         services.stop()
     if as_json:
-        _print_json({"before": before, "after": after})
+        print_json({"before": before, "after": after})
         return
-    _say(
+    say(
         f"the schema is at {after}"
         + ("" if before == after else f", was {before or 'empty'}; next: smartsite run")
     )
@@ -189,82 +191,18 @@ def site_import(
     """Register what a site file says; what is registered already is brought up to date."""
     settings = load_settings(config)
     found = load_site_file(file)
+    from smartsite.checking import require_profiles
+    from smartsite.profiles import readers_of
+
+    require_profiles(found, str(file), readers_of(settings).profiles)
     with database(settings) as url, psycopg.connect(url) as connection:
         require_latest(connection)
         counts = import_site_file(connection, found)
     if as_json:
-        _print_json(counts)
+        print_json(counts)
         return
-    _say("registered " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    _say("devices publish on [prefix/]site/SITE/KIND/DEVICE/telemetry: see docs/mqtt.md")
-
-
-@app.command()
-def devices(
-    config: ConfigOption = None,
-    site: Annotated[str | None, typer.Option(help="Only this site's.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the registered devices and the last that was heard of each."""
-    settings = load_settings(config)
-    with database(settings) as url, psycopg.connect(url) as connection:
-        require_latest(connection)
-        rows = list_devices(connection, site)
-    if as_json:
-        _print_json(rows)
-        return
-    table = Table("site", "device", "kind", "make", "model", "last observed", "online")
-    for row in rows:
-        last = row["last_observed_at"]
-        online = {True: "yes", False: "no", None: "?"}[row["online"]]
-        table.add_row(
-            row["site"],
-            row["device"],
-            row["kind"],
-            row["make"],
-            row["model"],
-            last.isoformat(timespec="seconds") if last else "never",
-            online,
-        )
-    Console().print(table)
-
-
-@app.command("violations")
-def list_violations(
-    config: ConfigOption = None,
-    site: Annotated[str | None, typer.Option(help="Only this site's.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
-    as_json: JsonOption = False,
-) -> None:
-    """List what was found, newest first, with its evidence: readings and frames by hash."""
-    settings = load_settings(config)
-
-    async def fetch(url: str) -> list[ListedViolation]:
-        async with await psycopg.AsyncConnection.connect(url) as connection:
-            return await violations(connection, site=site, limit=limit)
-
-    with database(settings) as url:
-        with psycopg.connect(url) as connection:
-            require_latest(connection)
-        found = asyncio.run(fetch(url))
-    if as_json:
-        _print_json(found)
-        return
-    table = Table("when", "violation", "what happened", "state", "told", show_lines=True)
-    for violation in found:
-        zone = ZoneInfo(violation.timezone)
-        opened = violation.opened_at.astimezone(zone)
-        closed = violation.closed_at.astimezone(zone) if violation.closed_at else None
-        delivered = sum(1 for delivery in violation.deliveries if delivery.state == "delivered")
-        table.add_row(
-            f"{opened:%Y-%m-%d}\n{opened:%H:%M:%S}–" + (f"{closed:%H:%M:%S}" if closed else "…"),
-            f"{violation.kind}\n{violation.site}",
-            f"{violation.message_zh}\n{violation.message_en}",
-            str(violation.state),
-            f"{delivered}/{len(violation.deliveries)}",
-        )
-    Console().print(table)
-    _say("with evidence by hash: smartsite violations --json")
+    say("registered " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    say("devices publish on [prefix/]site/SITE/KIND/DEVICE/telemetry: see docs/mqtt.md")
 
 
 @app.command()
@@ -275,16 +213,34 @@ def record(
     topic: Annotated[
         list[str] | None, typer.Option(help="Only topics of this MQTT filter; repeatable.")
     ] = None,
+    site: Annotated[
+        list[str] | None, typer.Option(help="Only this site's devices; repeatable.")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only SITE/DEVICE; repeatable.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Export what was received in a span of time, in the recording format."""
+    """Export what was received in a span of time, in the recording format.
+
+    Messages are written as they were received, those put aside too, in the order received. What
+    was read again from quarantine is in it once, with its first time.
+    """
     from smartsite.recording import export
 
     settings = load_settings(config)
     start = since.replace(tzinfo=UTC)
     end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
-    count = export(settings, file, start, end, tuple(topic or ()))
-    _say(f"{count} messages in {file}")
+    exported = export(
+        settings,
+        file,
+        start,
+        end,
+        tuple(topic or ()),
+        frozenset(site or ()),
+        frozenset(site_and_device(name) for name in device or ()),
+    )
+    say(f"{exported.messages} messages in {file}")
+    if exported.aged_out:
+        say(f"of this span the bytes of up to {exported.aged_out} messages have aged out")
 
 
 @bench_app.command("ingest")
@@ -296,23 +252,25 @@ def bench_ingest(
         str | None, typer.Option("--database", help="postgresql://… , empty; default: embedded.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the fleet's values.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, max=99, help="Drains; the medians are told.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Queue a fleet's readings at the broker and drain them with the real service process."""
-    from smartsite.bench.ingest import as_dict, drain
+    from smartsite.bench import ingest as bench
 
-    result = as_dict(
-        drain(
+    result = bench.as_dict(
+        bench.repeat(
+            repeat,
             messages=messages,
             batch=batch,
             seed=seed,
             broker_url=broker,
             database_url=database_,
-            say=_say,
+            say=say,
         )
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     table = Table("figure", "value")
     for name, value in result.items():
@@ -327,11 +285,27 @@ def bench_consumer(as_json: JsonOption = False) -> None:
 
     result = measure()
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     table = Table("CPU µs a message of 200 bytes", "value")
     for name, value in result.items():
         table.add_row(name, f"{value:.2f}")
+    Console().print(table)
+
+
+@bench_app.command("decode")
+def bench_decode(as_json: JsonOption = False) -> None:
+    """Time every profile of JSON against a bare parse of the same bytes, and HJ 212."""
+    from smartsite.bench.decode import measure
+
+    result = measure()
+    if as_json:
+        print_json(result)
+        return
+    table = Table("profile", "bytes", "fields", "µs", "orjson µs", "bar µs", "holds")
+    for row in (*result["profiles"], {"id": "hj212 minute"} | result["hj212_minute"]):
+        cells = (row.get(name, "") for name in ("bytes", "fields", "us", "orjson_us", "bar_us"))
+        table.add_row(row["id"], *map(str, cells), "yes" if row["holds"] else "no")
     Console().print(table)
 
 
@@ -348,12 +322,12 @@ def main() -> None:
     """Run the command; what people can mend is one sentence, not a trace."""
     try:
         app(standalone_mode=True)
-    except (SmartsiteError, IngestError, AlertsError) as fault:
-        _say(f"smartsite: {fault}")
-        config_fault = isinstance(fault, Misconfigured | IngestMisconfigured)
+    except (SmartsiteError, IngestError, AlertsError, ProfileFault) as fault:
+        say(f"smartsite: {fault}")
+        config_fault = isinstance(fault, Misconfigured | IngestMisconfigured | ProfileFault)
         sys.exit(EXIT_MISCONFIGURED if config_fault else 1)
     except psycopg.OperationalError as fault:
-        _say(f"smartsite: the database cannot be used: {str(fault).splitlines()[0]}")
+        say(f"smartsite: the database cannot be used: {str(fault).splitlines()[0]}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

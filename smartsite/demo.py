@@ -360,8 +360,11 @@ def latencies_ms(demo: Demo) -> list[float]:
     found = []
     for receiver in demo.receivers.values():
         for received in receiver.received:
-            if received.message.type is MessageType.OPENED and received.message.data.evidence:
-                decided = max(entry.observed_at for entry in received.message.data.evidence)
+            data = received.message.data
+            if received.message.type is not MessageType.OPENED or not data.evidence:
+                continue
+            if data.kind in KINDS:  # of a silence even the newest evidence is old
+                decided = max(entry.observed_at for entry in data.evidence)
                 found.append((received.at - decided).total_seconds() * 1_000)
     return sorted(found)
 
@@ -423,7 +426,7 @@ def result_of(demo: Demo) -> dict[str, Any]:
         "published": published,
         "readings": {kind: demo.stored.get(kind, 0) for kind in ("dust", "crane")},
         "frames": demo.stored.get("frames", 0),
-        "violations": {kind: kinds[kind] for kind in KINDS},
+        "violations": {kind: kinds[kind] for kind in (*KINDS, *sorted(kinds.keys() - set(KINDS)))},
         "deliveries": dict(sorted(deliveries.items())),
         "balance": msgspec.to_builtins(balance),
         "messages": {"read": demo.read, "written": demo.written},

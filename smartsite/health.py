@@ -26,8 +26,23 @@ log = logging.getLogger(__name__)
 
 SQL = load_queries(Path(__file__).with_name("health.sql"))
 
-WORKS_OFF = frozenset({"judge", "vision", "deliver"})
+ROLES = ("ingest", "frames", "gateway", "judge", "vision", "deliver", "upkeep")
+"""Those whose freshness the database shows; `smartsite run` supervises the same."""
+
+WORKS_OFF = frozenset({"judge", "vision", "deliver", "upkeep"})
 """Roles whose figure is the age of what waits for them: nothing waiting is fresh."""
+
+
+def roles_in_use(settings: Settings) -> tuple[str, ...]:
+    """Say which roles `smartsite run` supervises.
+
+    Args:
+        settings: The gateway is one of them where it has an address.
+
+    Returns:
+        Their names.
+    """
+    return tuple(role for role in ROLES if role != "gateway" or settings.hj212.listen is not None)
 
 
 class RoleHealth(msgspec.Struct):
@@ -75,6 +90,8 @@ def judge_freshness(role: str, age_s: float | None, expected: bool, fresh_s: flo
     if age_s is None:
         if role in WORKS_OFF:
             return RoleHealth("fresh", None, "nothing waits")
+        if role == "gateway":
+            return RoleHealth("idle", None, "no device has spoken yet")
         if not expected:
             return RoleHealth("idle", None, "no device is registered for it")
         return RoleHealth("stale", None, "registered devices have sent nothing yet")
@@ -100,19 +117,26 @@ async def look(database_url: str, settings: Settings, processes: dict[str, str])
         ) as connection:
             cursor = await connection.execute(
                 SQL["freshness"],
-                {"ingest": settings.ingest.worker, "frames": settings.frames.worker},
+                {
+                    "ingest": settings.ingest.worker,
+                    "frames": settings.frames.worker,
+                    "gateway": settings.hj212.worker,
+                },
             )
             row = await cursor.fetchone() or {}
     except psycopg.Error as fault:
         log.warning("health cannot see the database: %s", fault)
         roles = {
             role: RoleHealth("unknown", None, "the database is not reachable")
-            for role in ("ingest", "frames", "judge", "vision", "deliver")
+            for role in roles_in_use(settings)
         }
         return Health(False, "not reachable", roles, processes)
     roles = {}
-    for role in ("ingest", "frames", "judge", "vision", "deliver"):
+    in_use = roles_in_use(settings)
+    for role in in_use:
         expected = bool(row["cameras"] if role == "frames" else row["sensors"])
+        if role == "ingest" and "gateway" in in_use and row["gateway"] is not None:
+            expected = False  # they may all speak over TCP
         age = None if row[role] is None else float(row[role])
         roles[role] = judge_freshness(role, age, expected, settings.health.fresh_s)
     healthy = all(role.state in ("fresh", "idle") for role in roles.values())

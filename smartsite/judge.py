@@ -10,7 +10,7 @@ is always the pure function over the stored readings, however they came.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,15 @@ import msgspec
 import psycopg
 
 from alerts.coverage import book_coverage
+from alerts.evidence import decode_evidence
+from alerts.sharing import Sharing
 from alerts.violations import book, withdraw_unfound
+from detectors import clock, silence, units
+from detectors.clock import ClockDetector
 from detectors.detector import Said
 from detectors.rules import Rules
-from device_profiles.findings import Coverage, Finding
+from detectors.silence import SilenceDetector
+from device_profiles.findings import Coverage, Finding, Severity
 from ingest.segments import unpack
 from ingest.store.queries import load_queries
 from ingest.store.readings import (
@@ -33,6 +38,7 @@ from ingest.store.readings import (
     readings_of_segments,
 )
 from smartsite.chain import Chain, Watch
+from smartsite.words import last_words, offsets_since, status_before, word_before, words_since
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +68,22 @@ class Judge:
         judged_until: Receipt of the newest segment judged.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], rules: Rules) -> None:
+    def __init__(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        rules: Rules,
+        sharing: Sharing | None = None,
+    ) -> None:
+        """Begin; `start` has to be called first.
+
+        Args:
+            connection: In autocommit.
+            rules: The settings of the rules.
+            sharing: Makes copies of pictures for sharing; None: none are made.
+        """
         self._connection = connection
         self._rules = rules
+        self._sharing = sharing
         self._devices: dict[int, StoredDevice] = {}
         self._chain = Chain(rules, ())
         self._places: dict[int, int] = {}
@@ -75,6 +94,8 @@ class Judge:
     async def start(self, now: datetime) -> int:
         """Read the registry and put every detector where it stood when judging stopped.
 
+        Read again, after the registry has changed, detectors of what stayed the same go on.
+
         Args:
             now: The present time; aware.
 
@@ -84,13 +105,20 @@ class Judge:
         async with self._connection.transaction():
             devices = await load_devices(self._connection)
             self._devices = {device.id: device for device in devices}
-            self._chain = Chain(self._rules, devices)
+            before, self._chain = self._chain, Chain(self._rules, devices)
+            kept = self._chain.take_over(before)
+            self._chain.listen(now)
             cursor = await self._connection.execute(SQL["places"])
             self._places = dict(await cursor.fetchall())
-            for watch in self._chain.watches.values():
-                last = await last_observed(self._connection, watch.members)
-                if last is not None and self._places:
-                    await self._resume(watch, last, now)
+            fresh = [watch for subject, watch in self._chain.watches.items() if subject not in kept]
+            if self._places:
+                await self._resume_health(fresh, now)
+            for watch in fresh:
+                if not _is_health(watch):
+                    last = await last_observed(self._connection, watch.members)
+                    if last is not None and self._places:
+                        await self._resume(watch, last, now)
+            await self._let_go_retired(now)
         for device, reason in self._chain.without_rule.items():
             log.warning("%s cannot be judged: %s", device, reason)
         return len(self._chain.watches)
@@ -158,7 +186,66 @@ class Judge:
                 log.info("judging %s again: a reading of %s came late", subject.text, since)
                 await self._rebuild(self._chain.watches[subject], since, now)
 
-    async def _resume(self, watch: Watch, last: datetime, now: datetime) -> None:
+    async def _resume_health(self, watches: Iterable[Watch[Any]], now: datetime) -> None:
+        """Put fresh detectors of devices' health where judging stopped, all at once.
+
+        What a device said last, and whether an episode was open, is all there is to know of its
+        silence. Of a clock that is right nothing needs to be known.
+        """
+        watches = [watch for watch in watches if _is_health(watch)]
+        devices = {watch.members[0].id: watch.members[0] for watch in watches}
+        last = await last_words(self._connection, list(devices.values()), now)
+        cursor = await self._connection.execute(
+            SQL["lasting"], {"rules": [silence.RULE, clock.RULE]}
+        )
+        lasting = set(await cursor.fetchall())
+        for watch in watches:
+            subject, detector = watch.subject, watch.detector
+            known = last[watch.members[0].id]
+            is_open = (subject.rule, subject.site, subject.text) in lasting
+            if isinstance(detector, SilenceDetector):
+                detector.restore(known.word, known.status, is_open=is_open)
+                self._chain.look_again(watch)
+            elif known.word is not None and (is_open or known.word.clock_offset_s):
+                calm = await self._calm(watch, known.word.observed_at)
+                await self._book(await self._judge_again(watch, calm, now), now)
+
+    async def _let_go_retired(self, now: datetime) -> None:
+        """End what is open of the health of devices that are not judged any more."""
+        cursor = await self._connection.execute(
+            SQL["lasting_of_retired"], {"rules": [silence.RULE, clock.RULE, units.RULE]}
+        )
+        ended = [
+            Finding(
+                rule=rule,
+                kind=kind,
+                site=site,
+                subject=subject,
+                opened_at=opened_at,
+                closed_at=max(opened_at, retired_at),
+                severity=Severity(severity),
+                measured=measured,
+                message_zh=f"{message_zh}，其后设备停用",
+                message_en=f"{message_en}, then the device was retired",
+                evidence=tuple(entry.pointer for entry in decode_evidence(evidence)),
+            )
+            for (
+                rule,
+                kind,
+                site,
+                subject,
+                opened_at,
+                retired_at,
+                severity,
+                measured,
+                message_zh,
+                message_en,
+                evidence,
+            ) in await cursor.fetchall()
+        ]
+        await self._book(ended, now)
+
+    async def _resume(self, watch: Watch[Any], last: datetime, now: datetime) -> None:
         """Put a fresh detector where judging stopped; coverage not written down is said again."""
         cursor = await self._connection.execute(SQL["covered_to"], _named(watch))
         (covered_to,) = await cursor.fetchone() or (None,)
@@ -167,12 +254,18 @@ class Judge:
             calm = await self._calm(watch, min(last, covered_to) - watch.detector.lookback)
         await self._book(await self._judge_again(watch, calm, now), now)
 
-    async def _rebuild(self, watch: Watch, since: datetime, now: datetime) -> None:
+    async def _rebuild(self, watch: Watch[Any], since: datetime, now: datetime) -> None:
         """Judge a subject anew from the last calm instant before a time, over what is stored."""
-        calm = await self._calm(watch, since - watch.detector.lookback)
+        at = since - watch.detector.lookback
+        if isinstance(watch.detector, SilenceDetector):
+            # Of a silence only the time of a word is calm: at any other it may be under way.
+            device = watch.members[0]
+            at = await word_before(self._connection, device, since) or device.registered_at or since
+        calm = await self._calm(watch, at)
+        pending = () if _is_health(watch) else watch.detector.pending
         said: list[Said] = [
             msgspec.structs.replace(span, to_at=min(span.to_at, calm))
-            for span in watch.heed(watch.detector.pending)
+            for span in watch.heed(pending)
             if isinstance(span, Coverage) and span.from_at < calm
         ]
         said += await self._judge_again(watch, calm, now)
@@ -182,6 +275,7 @@ class Judge:
             over = settled_at + MOMENT
             until = over if watch.ticked_to is None else max(over, watch.ticked_to)
             said += watch.heed(watch.detector.advance(until))
+        self._chain.look_again(watch)
         found = await self._book(said, now, anew=True)
         subject = watch.subject
         withdrawn = await withdraw_unfound(
@@ -198,7 +292,7 @@ class Judge:
         if withdrawn:
             log.info("%s: %d violations were withdrawn", subject.text, len(withdrawn))
 
-    async def _calm(self, watch: Watch, at: datetime) -> datetime:
+    async def _calm(self, watch: Watch[Any], at: datetime) -> datetime:
         """The last instant, not after another, at which no episode was open."""
         terms = _named(watch) | {"linger": self._chain.linger(watch)}
         while True:
@@ -208,11 +302,16 @@ class Judge:
                 return at
             at = opened_at  # where another one may have lasted
 
-    async def _judge_again(self, watch: Watch, calm: datetime | None, now: datetime) -> list[Said]:
+    async def _judge_again(
+        self, watch: Watch[Any], calm: datetime | None, now: datetime
+    ) -> list[Said]:
         """Resume a subject's detector at a calm instant, or begin it, over what was judged.
 
         Readings of segments that were not judged yet are left to their turn.
         """
+        watch.resumed_at = calm
+        if calm is not None and _is_health(watch):
+            return [item async for item in self._judge_health_again(watch, calm)]
         start = datetime.min.replace(tzinfo=UTC)
         since = None
         if calm is not None:
@@ -225,8 +324,7 @@ class Judge:
             start = since
             if not heard:
                 since = None  # it began with its first reading, and so it begins again
-        watch.detector = self._chain.new_detector(watch.members, since)
-        watch.resumed_at = calm
+        watch.detector = self._chain.new_detector(watch.members, since, watch.subject.rule)
         said: list[Said] = []
         async for reading in readings_of_devices(
             self._connection, watch.members, start, now + FAR_FUTURE
@@ -235,12 +333,29 @@ class Judge:
                 said += watch.heed(watch.detector.observe(reading))
         return said
 
+    async def _judge_health_again(self, watch: Watch[Any], calm: datetime) -> AsyncIterator[Said]:
+        device, connection = watch.members[0], self._connection
+        if isinstance(watch.detector, SilenceDetector):
+            online = await status_before(connection, device, calm)
+            watch.detector = self._chain.new_silence(device, calm, online)
+            async for word in words_since(connection, device, calm):
+                for item in watch.heed(watch.detector.observe(word)):
+                    yield item
+        else:
+            watch.detector = self._chain.new_clock(device, calm)
+            for reading in await offsets_since(connection, device, calm):
+                for item in watch.heed(watch.detector.observe(reading)):
+                    yield item
+
     async def _book(self, said: Iterable[Said], now: datetime, *, anew: bool = False) -> set[str]:
         """Book what was said; returns the violations it spoke of."""
         said = list(said)
         found: set[str] = set()
         findings = [item for item in said if isinstance(item, Finding)]
         if findings:
+            if self._sharing is not None:
+                # Before they are booked: what is told of them names the copy.
+                await self._sharing.share(self._connection, findings, now)
             booked = await book(self._connection, findings, now, unpack=unpack, anew=anew)
             found = {one.violation_id for one in booked}
         spans = [item for item in said if isinstance(item, Coverage)]
@@ -259,6 +374,11 @@ class Judge:
         self._places[worker] = number
 
 
-def _named(watch: Watch) -> dict[str, object]:
+def _is_health(watch: Watch[Any]) -> bool:
+    """Whether it is about the device itself, not about what it measures or shows."""
+    return isinstance(watch.detector, SilenceDetector | ClockDetector)
+
+
+def _named(watch: Watch[Any]) -> dict[str, object]:
     subject = watch.subject
     return {"rule": subject.rule, "site": subject.site, "subject": subject.text}

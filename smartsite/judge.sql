@@ -34,4 +34,19 @@ SELECT EXISTS (
     SELECT FROM detections r JOIN judge_places p USING (worker_id)
     WHERE r.device_id = ANY(%(device_ids)s) AND r.observed_at < %(at)s
       AND r.segment < p.next_number
+) OR EXISTS (
+    SELECT FROM reported_events r JOIN judge_places p USING (worker_id)
+    WHERE r.device_id = ANY(%(device_ids)s) AND r.observed_at < %(at)s
+      AND r.segment < p.next_number
 );
+
+-- name: lasting
+SELECT rule, site_id, subject FROM violations
+WHERE rule = ANY(%(rules)s) AND closed_at IS NULL AND state <> 'withdrawn';
+
+-- name: lasting_of_retired
+SELECT v.rule, v.kind, v.site_id, v.subject, v.opened_at, d.retired_at, v.severity, v.measured,
+       v.message_zh, v.message_en, v.evidence::text
+FROM violations v JOIN devices d ON d.site_id = v.site_id AND d.device = v.subject
+WHERE v.rule = ANY(%(rules)s) AND v.closed_at IS NULL AND v.state <> 'withdrawn'
+  AND d.retired_at IS NOT NULL;

@@ -12,6 +12,8 @@ import psycopg
 
 from ingest.registry import import_site_file
 from ingest.store.migrate import migrate
+from smartsite.checking import require_profiles
+from smartsite.profiles import readers_of
 from smartsite.roles.running import run_role
 from smartsite.services import Services
 from smartsite.settings import Settings, load_site_file
@@ -64,7 +66,9 @@ def prepare(settings: Settings, services: Services) -> None:
     before, after = migrate(services.database_url)
     if before != after:
         log.info("the schema was brought from %s to %s", before or "empty", after)
+    profiles = readers_of(settings).profiles
     for path in settings.site_files:
         file = load_site_file(path)
+        require_profiles(file, str(path), profiles)
         with psycopg.connect(services.database_url) as connection:
             import_site_file(connection, file)

@@ -33,6 +33,7 @@ from pydantic_settings import (
 from detectors.rules import Rules
 from device_profiles.sites import SecretRef, SiteFile
 from device_profiles.topics import PREFIX
+from ingest.addresses import Allowed
 from smartsite.errors import Misconfigured
 
 DEFAULT_FILE = Path("smartsite.toml")
@@ -86,6 +87,26 @@ class BrokerSettings(_Section):
         " read (nats-server); default: only for the embedded broker",
     )
     keepalive_s: int = Field(30, ge=5, le=3_600)
+    session_expiry_s: int = Field(
+        7 * 86_400,
+        ge=60,
+        le=0xFFFF_FFFF,
+        description="MQTT 5: how long the broker keeps the session and its queue while the service"
+        " is away; 4294967295: for ever",
+    )
+    receive_maximum: int = Field(
+        16_000, ge=1, le=65_535, description="MQTT 5: how many messages may be unacknowledged"
+    )
+    share_group: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="several services with workers of their own share the load as"
+        " $share/GROUP, on brokers that have it",
+    )
+    drain: bool = Field(
+        False,
+        description="leave the share_group: unsubscribe, and take only what already waits",
+    )
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
@@ -101,6 +122,21 @@ class BrokerSettings(_Section):
     def _key_goes_with_certificate(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file go together")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_where_that_works(self) -> Self:
+        if self.drain and self.share_group is None:
+            # nats-server forgets what waits when it is unsubscribed.
+            raise ValueError("drain is for members of a share_group")
+        if self.share_group is not None and (
+            self.url == "embedded" or (self.keep_reading and self.version == "3.1.1")
+        ):
+            # It takes "$share" for the first level of an ordinary topic.
+            raise ValueError(
+                "share_group: nats-server, the embedded broker too, grants shared subscriptions"
+                " and delivers nothing; name another broker, or one that speaks version 5"
+            )
         return self
 
 
@@ -134,6 +170,26 @@ class IngestSettings(_Section):
         300, ge=0, description="how far ahead of its receipt a reading is believed"
     )
     past_days: float = Field(400, gt=0, le=36_500, description="how old a reading may be")
+    repair_clocks: bool = Field(
+        True, description="find out which devices' clocks are off, and repair their times"
+    )
+    clock_window_s: float = Field(
+        120, ge=30, le=86_400, description="how long a clock has to be steadily off"
+    )
+    clock_tolerance_s: float = Field(
+        60, ge=30, le=86_400, description="up to here a device's clock is right"
+    )
+    registration: Literal["closed", "open"] = Field(
+        "closed",
+        description="closed: what unknown devices say is quarantined until they are adopted; open:"
+        " an unknown device of a registered site is registered when it says something readable",
+    )
+    max_new_devices: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="how many devices of a site may be registered by themselves in 24 hours",
+    )
 
 
 class FramesSettings(_Section):
@@ -141,13 +197,62 @@ class FramesSettings(_Section):
 
     worker: str = Field("frames", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     max_payload_bytes: int = Field(8 * 1024 * 1024, ge=1_024, le=64 * 1024 * 1024)
+    events: bool = Field(
+        False,
+        description="AI boxes report with pictures on cameras' event topics: they come by the role"
+        " frames and not by ingest, which then hears the three kinds of devices alone",
+    )
+    fetch_from: tuple[str, ...] = Field(
+        (),
+        description="hosts, and networks like 10.0.0.0/8, whence pictures are fetched that events"
+        " point at; private addresses only by network; default: nothing is fetched",
+    )
+
+    @field_validator("fetch_from")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Allowed(value)
+        return value
+
+
+class Hj212Settings(_Section):
+    """The gateway: devices that speak HJ 212 over TCP."""
+
+    listen: Listen | None = Field(
+        None, description="HOST:PORT devices connect to; default: the role gateway is not started"
+    )
+    worker: str = Field("gateway", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    max_connections: int = Field(2_000, ge=1, le=100_000)
+    max_connections_an_address: int = Field(
+        256, ge=1, le=100_000, description="mobile carriers put many devices behind one address"
+    )
+    frames_per_s: float = Field(
+        50, gt=0, le=10_000, description="of each connection; who sends more is read more slowly"
+    )
+    bytes_per_s: float = Field(50_000, ge=1_000, le=100_000_000, description="likewise")
+    idle_s: float = Field(
+        3_600, ge=10, le=86_400, description="a connection without a frame for so long is closed"
+    )
+    set_clock_over_s: float = Field(
+        0, ge=0, le=86_400, description="a device's clock that is off by more is set; 0: never"
+    )
 
 
 class VisionSettings(_Section):
     """How pictures are looked at."""
 
     worker: str = Field("vision", pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    model: Path | None = Field(None, description="an ONNX detector; default: the one shipped")
+    model: Path | None = Field(
+        None,
+        description="an ONNX detector, described in its metadata or in a TOML file beside it;"
+        " default: the one shipped",
+    )
+    self_test: bool = Field(
+        True, description="a model must find what the self-test picture shows, or nothing starts"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model runs; auto: CUDA where onnxruntime has it"
+    )
     threads: int = Field(1, ge=1, le=64)
     min_score: float = Field(0.3, gt=0, lt=1, description="boxes below are not stored")
     keep_up_s: float = Field(
@@ -160,6 +265,46 @@ class DeliverSettings(_Section):
 
     concurrency: int = Field(8, ge=1, le=256)
     timeout_s: float = Field(15, gt=0, le=120)
+
+
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+class RetentionSettings(_Section):
+    """How many days what is kept; 0: for ever. Violations and deliveries are never removed."""
+
+    dust_days: Days = Field(400, description="readings of dust monitors")
+    crane_days: Days = Field(
+        90, description="readings of cranes; GB/T 28264 asks for 30 working days at least"
+    )
+    frames_days: Days = Field(30, description="frames that are no evidence of a violation")
+    detections_days: Days = Field(400, description="what the model saw")
+    statuses_days: Days = Field(400, description="what devices said of themselves")
+    segments_days: Days = Field(90, description="the bytes of raw segments")
+    quarantine_days: Days = Field(
+        180, description="the bytes of what is in quarantine: its segments and its pictures"
+    )
+    rollups_1min_days: Days = Field(800, description="rollups by minute")
+    rollups_1h_days: Days = Field(0, description="rollups by hour")
+    rollups_1d_days: Days = Field(0, description="rollups by day")
+
+
+class ColumnstoreSettings(_Section):
+    """When TimescaleDB turns chunks into columns; without it nothing of this applies."""
+
+    after_days: Days = Field(7, description="age of a chunk, days; 0: never")
+
+
+class ProfilesSettings(_Section):
+    """What makes of devices send."""
+
+    folders: tuple[Path, ...] = Field(
+        (), description="folders of profiles beside the shipped ones, VENDOR/MODEL.toml"
+    )
+    topics_of: tuple[str, ...] = Field(
+        (),
+        description="profiles whose own topics, outside the native contract, are subscribed to",
+    )
 
 
 class HealthSettings(_Section):
@@ -187,8 +332,12 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     ingest: IngestSettings = IngestSettings()
     frames: FramesSettings = FramesSettings()
+    hj212: Hj212Settings = Hj212Settings()
     vision: VisionSettings = VisionSettings()
     deliver: DeliverSettings = DeliverSettings()
+    retention: RetentionSettings = RetentionSettings()
+    columnstore: ColumnstoreSettings = ColumnstoreSettings()
+    profiles: ProfilesSettings = ProfilesSettings()
     health: HealthSettings = HealthSettings()
     rules: Rules = Rules()
 
@@ -207,15 +356,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _workers_have_names_of_their_own(self) -> Self:
-        names = (self.ingest.worker, self.frames.worker, self.vision.worker)
+        names = (self.ingest.worker, self.frames.worker, self.hj212.worker, self.vision.worker)
         if len(set(names)) < len(names):
-            raise ValueError("ingest.worker, frames.worker and vision.worker must differ")
+            raise ValueError(
+                "ingest.worker, frames.worker, hj212.worker and vision.worker must differ"
+            )
         return self
 
     @property
     def frame_dir(self) -> Path:
         """Where the frame store lies."""
         return self.data_dir / "frames"
+
+    @property
+    def shared_dir(self) -> Path:
+        """Where copies of frames for sharing lie."""
+        return self.data_dir / "shared"
 
 
 def load_settings(file: Path | None = None) -> Settings:
@@ -287,6 +443,9 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
             "site_files": tuple(folder / path for path in settings.site_files),
             "broker": anchored(settings.broker, "ca_file", "cert_file", "key_file"),
             "vision": anchored(settings.vision, "model"),
+            "profiles": settings.profiles.model_copy(
+                update={"folders": tuple(folder / path for path in settings.profiles.folders)}
+            ),
         }
     )
 

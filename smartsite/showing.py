@@ -18,8 +18,13 @@ LINES_AROUND = 16
 
 LINES_A_ROW = 4
 """Most lines a violation takes in a terminal of usual width."""
-_COLOURS = {"dust": "yellow", "crane": "red", "helmet": "magenta"}
-_WORDS = {"dust": "扬尘 dust", "crane": "塔机 crane", "helmet": "安全帽 helmet"}
+_COLOURS = {"dust": "yellow", "crane": "red", "helmet": "magenta", "device_health": "cyan"}
+_WORDS = {
+    "dust": "扬尘 dust",
+    "crane": "塔机 crane",
+    "helmet": "安全帽 helmet",
+    "device_health": "设备 device",
+}
 
 
 def picture(demo: Demo, lines: int) -> RenderableType:

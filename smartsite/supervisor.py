@@ -21,13 +21,13 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from smartsite.embedded.process import Child
 from smartsite.errors import Misconfigured, SmartsiteError
-from smartsite.health import make_app, serve
+from smartsite.health import ROLES as ROLES
+from smartsite.health import make_app, roles_in_use, serve
 from smartsite.services import Services
 from smartsite.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ROLES = ("ingest", "frames", "judge", "vision", "deliver")
 EXIT_MISCONFIGURED = 78
 """What a role exits with when only a person can help: sysexits' EX_CONFIG."""
 
@@ -69,7 +69,7 @@ class Supervisor:
         self,
         settings: Settings,
         services: Services,
-        roles: Sequence[str] = ROLES,
+        roles: Sequence[str] | None = None,
         file: Path | None = None,
     ) -> None:
         self._settings = settings
@@ -99,7 +99,7 @@ class Supervisor:
                     log=log_dir / f"{name}.log",
                 ),
             )
-            for name in roles
+            for name in (roles_in_use(settings) if roles is None else roles)
         ]
 
     def _environment(self) -> dict[str, str]:

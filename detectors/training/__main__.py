@@ -1,4 +1,4 @@
-"""`python -m detectors.training`: train, export, evaluate."""
+"""`python -m detectors.training`: train, export, evaluate, second-look, report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import cv2
 import torch
 
+from detectors.training import second_look
 from detectors.training.dataset import manifest_hash, read_dataset
 from detectors.training.evaluate import evaluate
 from detectors.training.export import export, onnx_network
-from detectors.training.loop import Trainer
+from detectors.training.loop import Trainer, read_weights
 from detectors.training.recipe import Recipe
+from detectors.training.report import report
 
 ATTRIBUTION = (
     "Fine-tuned from YOLOX-nano (Megvii, Apache-2.0, COCO). Pictures: see "
@@ -44,6 +46,7 @@ def main() -> None:
     out.add_argument("checkpoint", type=Path)
     out.add_argument("model", type=Path)
     out.add_argument("--dataset", type=Path, required=True, help="whose manifests are hashed")
+    out.add_argument("--size", type=int, help="input at work, pixels, a multiple of 32")
     out.set_defaults(do=_export)
 
     score = commands.add_parser("evaluate", help="AP at IoU 0.5 on the val split, as JSON")
@@ -52,6 +55,23 @@ def main() -> None:
     score.add_argument("--size", type=int, help="another input size than the model's own")
     score.add_argument("--threads", type=int, default=1)
     score.set_defaults(do=_evaluate)
+
+    look = commands.add_parser("second-look", help="trains the classifier of heads, minutes")
+    look.add_argument("dataset", type=Path)
+    look.add_argument("run", type=Path, help="folder of second_look.onnx and its report")
+    look.add_argument("--start", type=Path, help=f"default: DATASET/{START_WEIGHTS}")
+    look.add_argument("--crops", type=int, help="look at this many, where the recipe says else")
+    look.add_argument("--seed", type=int)
+    look.add_argument("--threads", type=int, default=1)
+    look.set_defaults(do=_second_look)
+
+    told = commands.add_parser("report", help="curves, worst cases, and what hats do, on val")
+    told.add_argument("model", type=Path)
+    told.add_argument("dataset", type=Path)
+    told.add_argument("folder", type=Path)
+    told.add_argument("--second-look", type=Path, help="second_look.onnx")
+    told.add_argument("--score", type=float, default=0.42, help="what counts as found")
+    told.set_defaults(do=_report)
 
     arguments = parser.parse_args()
     arguments.do(arguments)
@@ -81,7 +101,13 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    export(arguments.checkpoint, arguments.model, manifest_hash(arguments.dataset), ATTRIBUTION)
+    export(
+        arguments.checkpoint,
+        arguments.model,
+        manifest_hash(arguments.dataset),
+        ATTRIBUTION,
+        arguments.size,
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -90,6 +116,37 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     pictures = [p for p in read_dataset(arguments.dataset) if p.split == "val"]
     report = {"model": arguments.model.name, "size": size, **evaluate(network, pictures, size)}
     print(json.dumps(report, indent=1))
+
+
+def _second_look(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    chosen = {
+        name: value
+        for name in ("crops", "seed")
+        if (value := getattr(arguments, name)) is not None
+    }
+    recipe = dataclasses.replace(second_look.SecondLookRecipe(), **chosen)
+    pictures = read_dataset(arguments.dataset)
+    start = read_weights(arguments.start or arguments.dataset / START_WEIGHTS)
+    model = second_look.train(recipe, pictures, start)
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    target = arguments.run / "second_look.onnx"
+    second_look.export(model, target, recipe, manifest_hash(arguments.dataset))
+    report = second_look.check(
+        lambda crops: second_look.shares(model, crops), second_look.gather(pictures, "val")
+    )
+    text = json.dumps(report, indent=1)
+    (arguments.run / "second_look.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    network, size = onnx_network(arguments.model, 2)
+    look = second_look.onnx_look(arguments.second_look) if arguments.second_look else None
+    pictures = [p for p in read_dataset(arguments.dataset) if p.split == "val"]
+    result = report(network, size, look, pictures, arguments.folder, arguments.score)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

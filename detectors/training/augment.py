@@ -73,7 +73,7 @@ class Sampler:
             other = _blank(size)
             self._place(random, other, (0, 0, size, size), float(random.uniform(0.7, 1.3)))
             sample = _mixed(sample, other, float(random.uniform(0.3, 0.5)))
-        sample.pixels = _weathered(random, sample.pixels)
+        sample.pixels = weathered(random, sample.pixels)
         if random.random() < 0.5:
             _flip(sample)
         return sample
@@ -204,14 +204,14 @@ def _dress_heads(
         if min(upper.shape[:2]) < 4:
             continue
         if category == HEAD and upper.shape[1] >= 16 and random.random() < 0.3:
-            dressed = _knit(random, upper)
+            dressed = knit(random, upper)
         else:
-            dressed = _recoloured(random, upper)
-        alpha = _cap_mask(upper.shape[0], upper.shape[1])
+            dressed = recoloured(random, upper)
+        alpha = cap_mask(upper.shape[0], upper.shape[1])
         upper[:] = (upper + (dressed - upper) * alpha).clip(0, 255).astype(np.uint8)
 
 
-def _cap_mask(height: int, width: int) -> npt.NDArray[np.float32]:
+def cap_mask(height: int, width: int) -> npt.NDArray[np.float32]:
     """Soft upper half of an ellipse, [H, W, 1]."""
     y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
     x = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / width
@@ -221,7 +221,7 @@ def _cap_mask(height: int, width: int) -> npt.NDArray[np.float32]:
     return (side * lower)[:, :, None].astype(np.float32)
 
 
-def _colour(random: np.random.Generator) -> npt.NDArray[np.float32]:
+def headgear_colour(random: np.random.Generator) -> npt.NDArray[np.float32]:
     """A colour of headgear, BGR."""
     kind = random.random()
     if kind < 0.3:
@@ -231,15 +231,15 @@ def _colour(random: np.random.Generator) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.float32)[0, 0]
 
 
-def _recoloured(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
+def recoloured(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
     """The same light and texture in another colour."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)[:, :, None]
-    colour = _colour(random)
+    colour = headgear_colour(random)
     middle = max(20.0, float(np.median(grey)))
     return np.asarray(colour * (grey / middle) ** random.uniform(0.6, 1.0), np.float32)
 
 
-def _knit(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
+def knit(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
     """A ribbed, noisy surface that keeps the light of what it covers."""
     height, width = pixels.shape[:2]
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)
@@ -251,14 +251,14 @@ def _knit(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32
     rows = np.sin(2 * np.pi * y / random.uniform(3.0, max(3.5, height / 4)))
     texture = 1.0 + random.uniform(0.08, 0.3) * ribs + random.uniform(0.0, 0.2) * rows
     texture = texture + random.normal(0.0, 0.06, (height, width))
-    cloth = _colour(random) * (light * texture)[:, :, None]
+    cloth = headgear_colour(random) * (light * texture)[:, :, None]
     if random.random() < 0.3:  # a brim turned up, or a stripe, in another colour
         band = slice(int(height * random.uniform(0.5, 0.7)), None)
-        cloth[band] = _colour(random) * (light * texture)[band, :, None]
+        cloth[band] = headgear_colour(random) * (light * texture)[band, :, None]
     return np.asarray(cloth, np.float32)
 
 
-def _weathered(random: np.random.Generator, pixels: Pixels) -> Pixels:
+def weathered(random: np.random.Generator, pixels: Pixels) -> Pixels:
     """Colours, light, night, blur and compression of the whole sample."""
     hsv = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV), np.uint8)
     levels = np.arange(256, dtype=np.float32)

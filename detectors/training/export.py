@@ -40,8 +40,18 @@ def fold_batch_norms(model: nn.Module) -> None:
             block.bn = nn.Identity()  # type: ignore[assignment]
 
 
-def export(checkpoint: Path, target: Path, data_hash: str, attribution: str) -> None:
-    """Writes the averaged weights of a checkpoint as ONNX, with what one must know to use them."""
+def export(
+    checkpoint: Path, target: Path, data_hash: str, attribution: str, shown: int | None = None
+) -> None:
+    """Writes the averaged weights of a checkpoint as ONNX, with what one must know to use them.
+
+    Args:
+        checkpoint: `last.pt` or `best.pt` of a run.
+        target: the file to write.
+        data_hash: of the manifests.
+        attribution: whose work it is.
+        shown: side of the input at work, pixels; the recipe's own size where None.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = Detector(len(CLASSES))
     model.load_state_dict(state["averaged"])
@@ -66,7 +76,7 @@ def export(checkpoint: Path, target: Path, data_hash: str, attribution: str) -> 
     metadata = {
         "name": "smartsite-ppe",
         "classes": json.dumps(CLASSES),
-        "input_size": str(size),
+        "input_size": str(shown or size),
         "preprocessing": json.dumps(
             {
                 "colour": "BGR",

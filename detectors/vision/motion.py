@@ -24,6 +24,29 @@ LONGEST_STILL = timedelta(seconds=10)
 """However still a scene, it is looked at again after this."""
 
 
+def grey_of(data: bytes) -> Image:
+    """Decode the small grey picture in which motion is sought.
+
+    Args:
+        data: A JPEG.
+
+    Returns:
+        Height × width, the longer side at most `GREY_SIDE`.
+
+    Raises:
+        Rejected: The picture cannot be decoded.
+    """
+    grey = decode(data, read_jpeg_header(data), GREY_SIDE, grey=True)
+    side = max(grey.shape)
+    if side <= GREY_SIDE:
+        return grey
+    size = (
+        max(1, grey.shape[1] * GREY_SIDE // side),
+        max(1, grey.shape[0] * GREY_SIDE // side),
+    )
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
 class MotionGate:
     """Remembers the last picture that was looked at, of one camera.
 
@@ -35,7 +58,14 @@ class MotionGate:
         self._grey: Image | None = None
         self._candidate: Image | None = None
         self._looked_at: datetime | None = None
+        self._data: bytes | None = None
+        self._candidate_data: bytes | None = None
         self._boxes: tuple[Box, ...] = ()
+
+    @property
+    def grey(self) -> Image | None:
+        """The small grey picture last asked about."""
+        return self._candidate
 
     def still(self, data: bytes, at: datetime) -> tuple[Box, ...] | None:
         """Ask whether a picture shows what the last one looked at showed.
@@ -51,22 +81,19 @@ class MotionGate:
         Raises:
             Rejected: The picture cannot be decoded.
         """
-        header = read_jpeg_header(data)
-        grey = decode(data, header, GREY_SIDE, grey=True)
-        side = max(grey.shape)
-        if side > GREY_SIDE:
-            size = (
-                max(1, grey.shape[1] * GREY_SIDE // side),
-                max(1, grey.shape[0] * GREY_SIDE // side),
-            )
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-        before, self._candidate = self._grey, grey
-        if before is None or self._looked_at is None or before.shape != grey.shape:
-            return None
-        if not timedelta(0) <= at - self._looked_at < LONGEST_STILL:
+        if data == self._data and self._fresh(at):
+            # The very same bytes, as of a camera that is stuck, or one of a drawn scene.
+            self._candidate, self._candidate_data = self._grey, data
+            return self._boxes
+        grey = grey_of(data)
+        before, self._candidate, self._candidate_data = self._grey, grey, data
+        if before is None or before.shape != grey.shape or not self._fresh(at):
             return None
         changed = np.count_nonzero(cv2.absdiff(before, grey) > CHANGED_LEVELS)
         return None if changed > CHANGED_SHARE * grey.size else self._boxes
+
+    def _fresh(self, at: datetime) -> bool:
+        return self._looked_at is not None and timedelta(0) <= at - self._looked_at < LONGEST_STILL
 
     def looked(self, at: datetime, boxes: tuple[Box, ...]) -> None:
         """Remember what the picture last asked about showed.
@@ -75,4 +102,5 @@ class MotionGate:
             at: Its time.
             boxes: What the model saw.
         """
-        self._grey, self._looked_at, self._boxes = self._candidate, at, boxes
+        self._grey, self._data = self._candidate, self._candidate_data
+        self._looked_at, self._boxes = at, boxes

@@ -1,8 +1,8 @@
-"""Decoding JPEGs, never larger than needed, and fitting them into the model's square."""
+"""Decoding JPEGs, never larger than needed, and fitting them into the model's input."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,9 +12,23 @@ from device_profiles.errors import Reason, Rejected
 from device_profiles.jpeg import JpegHeader
 
 Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 PAD = 114
 """Grey of the letterbox, as in YOLOX's training."""
+
+MAX_PIXELS_A_BYTE = 1_024
+"""Most pixels a byte of a sound JPEG holds: an even grey has 256, 2 bits a block of 64."""
+
+MAX_PROGRESSIVE_PIXELS = 24_000_000
+"""A progressive JPEG is held whole, 6 bytes a pixel, before its first row comes out."""
+
+MAX_SCANS = 64
+"""Each scan of a progressive JPEG passes over all of it; the usual script has ten."""
+
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+
+Letterbox = Literal["top-left", "centre", "stretch"]
 
 _COLOUR = {
     1: cv2.IMREAD_COLOR,
@@ -30,7 +44,7 @@ _GREY = {
 }
 
 
-def reduction_for(header: JpegHeader, side: int) -> int:
+def reduction_for(header: JpegHeader, side: float) -> int:
     """How far libjpeg may shrink a picture while decoding it.
 
     Args:
@@ -44,66 +58,166 @@ def reduction_for(header: JpegHeader, side: int) -> int:
     return next((factor for factor in (8, 4, 2) if longest >= factor * side), 1)
 
 
-def decode(data: bytes, header: JpegHeader, side: int, *, grey: bool = False) -> Image:
+def decode(
+    data: bytes, header: JpegHeader, side: float, *, grey: bool = False, upright: bool = False
+) -> Image:
     """Decode a picture, shrunk by a power of two while decoding where that is enough.
-
-    The camera's orientation tag is ignored: boxes are in pixels of the picture as it came.
 
     Args:
         data: The JPEG.
         header: From `read_jpeg_header`, which has refused what is too large.
         side: The longest side wanted, pixels.
         grey: Whether brightness is enough.
+        upright: Turn it as its orientation tag says. A site camera's is ignored: boxes are in
+            pixels of the picture as it came.
 
     Returns:
         Height × width × 3 (blue, green, red), or height × width for grey; 0 to 255.
 
     Raises:
-        Rejected: The data cannot be decoded.
+        Rejected: The data is cut off (`incomplete`), would cost far more memory or time than its
+            bytes can be worth (`too_large`), or cannot be decoded (`syntax`).
     """
+    _require_worth(data, header)
     flags = (_GREY if grey else _COLOUR)[reduction_for(header, side)]
+    if not upright:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as fault:
         raise Rejected(Reason.SYNTAX, f"the JPEG cannot be decoded: {fault.err}") from None
     if image is None:
+        # A preview in the header has an end of its own, before the picture's data begin.
+        if data.rfind(_END) < data.rfind(_SCAN):
+            raise Rejected(Reason.INCOMPLETE, f"the JPEG is cut off after {len(data)} bytes")
         raise Rejected(Reason.SYNTAX, "the JPEG cannot be decoded")
     return image.astype(np.uint8, copy=False)
 
 
-class Letterboxed(NamedTuple):
-    """A picture in the model's square.
+def _require_worth(data: bytes, header: JpegHeader) -> None:
+    pixels = header.width * header.height
+    size = f"{header.width} × {header.height}"
+    if pixels > MAX_PIXELS_A_BYTE * len(data):
+        raise Rejected(
+            Reason.TOO_LARGE, f"a JPEG that claims {size} pixels in {len(data)} bytes of data"
+        )
+    if header.progressive:
+        if pixels > MAX_PROGRESSIVE_PIXELS:
+            raise Rejected(
+                Reason.TOO_LARGE,
+                f"a progressive JPEG of {size} pixels, at most {MAX_PROGRESSIVE_PIXELS}",
+            )
+        if (scans := data.count(_SCAN)) > MAX_SCANS:
+            raise Rejected(
+                Reason.TOO_LARGE, f"a progressive JPEG of {scans} scans, at most {MAX_SCANS}"
+            )
+
+
+class Placement(NamedTuple):
+    """Where a picture lies in the model's input.
 
     Attributes:
-        tensor: 1 × 3 × side × side, float32, blue, green, red, 0 to 255.
-        scale: Pixels of the square for one pixel of the original.
+        height: Of the input, pixels.
+        width: Likewise.
+        inner_height: Of the picture in it, pixels.
+        inner_width: Likewise.
+        top: Rows of padding above it.
+        left: Columns of padding before it.
+        original_height: Of the picture as it came, pixels.
+        original_width: Likewise.
     """
 
-    tensor: npt.NDArray[np.float32]
-    scale: float
+    height: int
+    width: int
+    inner_height: int
+    inner_width: int
+    top: int
+    left: int
+    original_height: int
+    original_width: int
+
+    @property
+    def side(self) -> float:
+        """The longest side a picture must be decoded to, so that nothing has to be enlarged."""
+        shrinking = min(
+            self.original_width / self.inner_width, self.original_height / self.inner_height
+        )
+        return max(self.original_width, self.original_height) / shrinking
+
+    def restore(self, boxes: Floats) -> Floats:
+        """Turn boxes in the input into boxes in the original.
+
+        Args:
+            boxes: m × 4: x1, y1, x2, y2 in pixels of the input.
+
+        Returns:
+            m × 4 in pixels of the original, inside it.
+        """
+        offset = np.array([self.left, self.top] * 2, np.float32)
+        limit = np.array([self.original_width, self.original_height] * 2, np.float32)
+        inner = np.array([self.inner_width, self.inner_height] * 2, np.float32)
+        return np.clip((boxes - offset) * (limit / inner), 0, limit)
 
 
-def letterbox(image: Image, side: int, original_width: int, original_height: int) -> Letterboxed:
-    """Fit a picture into the top left of a grey square, keeping its proportions.
+def place(
+    original_width: int,
+    original_height: int,
+    width: int,
+    height: int,
+    *,
+    how: Letterbox = "top-left",
+    multiple_of: int | None = None,
+) -> Placement:
+    """Decide where a picture goes.
+
+    Args:
+        original_width: Of the picture as it came, pixels.
+        original_height: Likewise.
+        width: Of the model's input, pixels.
+        height: Likewise.
+        how: At the upper left or in the middle, keeping its proportions, or stretched.
+        multiple_of: Where the model takes smaller inputs: what their sides are multiples of.
+            Padding that fills none of such a step is left out.
+
+    Returns:
+        The place.
+    """
+    if how == "stretch":
+        return Placement(height, width, height, width, 0, 0, original_height, original_width)
+    scale = min(width / original_width, height / original_height)
+    inner_width = max(1, min(width, round(original_width * scale)))
+    inner_height = max(1, min(height, round(original_height * scale)))
+    if multiple_of is not None:
+        width = min(width, -(-inner_width // multiple_of) * multiple_of)
+        height = min(height, -(-inner_height // multiple_of) * multiple_of)
+    top, left = 0, 0
+    if how == "centre":
+        top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    return Placement(
+        height, width, inner_height, inner_width, top, left, original_height, original_width
+    )
+
+
+def fit(image: Image, placement: Placement) -> Image:
+    """Scale a picture to its size in the input.
 
     Args:
         image: Decoded, possibly shrunk.
-        side: Of the square, pixels.
-        original_width: Of the picture as it came, pixels.
-        original_height: Likewise.
+        placement: Where it goes.
 
     Returns:
-        The square and its scale to the original.
+        Inner height × inner width × 3.
     """
-    scale = side / max(original_width, original_height)
-    width = max(1, min(side, round(original_width * scale)))
-    height = max(1, min(side, round(original_height * scale)))
-    if (image.shape[1], image.shape[0]) != (width, height):
-        shrinking = image.shape[1] > width
-        image = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-        ).astype(np.uint8, copy=False)
-    square = np.full((side, side, 3), PAD, np.uint8)
-    square[:height, :width] = image
-    tensor = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)[np.newaxis]
-    return Letterboxed(tensor, scale)
+    width, height = placement.inner_width, placement.inner_height
+    if (image.shape[1], image.shape[0]) == (width, height):
+        return image
+    return cv2.resize(
+        image, (width, height), interpolation=_interpolation(image.shape[1] / width)
+    ).astype(np.uint8, copy=False)
+
+
+def _interpolation(shrinking: float) -> int:
+    # Below half the size a bilinear sample would miss pixels. Above it averaging areas takes seven
+    # times as long (0.9 ms against 0.13 from 640 × 360) and gains nothing: AP50 on the val set is
+    # equal within 0.2 points.
+    return cv2.INTER_AREA if shrinking >= 2 else cv2.INTER_LINEAR

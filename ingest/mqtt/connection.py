@@ -10,8 +10,10 @@ What holds here:
   messages again. What is delivered again on a *live* connection is sorted out by
   `ingest.mqtt.outstanding`.
 - The session is persistent. Filters are subscribed on the first connection of the process, for
-  they may have changed since the session was made, and whenever the broker has no session. Every
-  code of the SUBACK is checked. What is refused before the session was ever ready is raised by
+  they may have changed since the session was made, whenever the broker has no session, and under
+  MQTT 5 on every connection, for there it costs nothing to distrust what the broker says of the
+  session. A session that the broker has lost is counted, and said. Every code of the SUBACK is
+  checked. What is refused before the session was ever ready is raised by
   `run`, so that the service refuses to start; later it is retried, for a broker may well refuse
   while it recovers.
 - `pause_reading` leaves the backlog with the broker. Meanwhile PINGREQ is still sent, but no
@@ -41,8 +43,9 @@ from ingest.errors import IngestError, Misconfigured
 from ingest.mqtt import codec
 from ingest.mqtt.codec import ConnAck, Property
 from ingest.mqtt.errors import BrokerUnavailable
-from ingest.mqtt.link import OPEN_TIMEOUT_S, Counters, Link, OnBatch, Phase
+from ingest.mqtt.link import NO_LIMIT, OPEN_TIMEOUT_S, Counters, Link, OnBatch, Phase
 from ingest.mqtt.options import Options, resolve
+from ingest.mqtt.reasons import tls_failed
 
 __all__ = ["Connection", "Counters", "OnBatch", "OnState", "Options", "Phase", "State"]
 
@@ -67,6 +70,8 @@ class State:
         generation: Number of the TCP connection, 0 before the first.
         session_present: Whether the broker knew the session, of the last CONNACK. If not, it will
             not deliver again what was unacknowledged then.
+        session_lost: Whether it has lost it, of the last CONNACK: it was there earlier in this
+            process. What was waiting in it is gone.
         failures: Attempts in a row that did not last.
         error: Why the last connection ended or did not come about.
     """
@@ -75,6 +80,7 @@ class State:
     since: datetime
     generation: int = 0
     session_present: bool = False
+    session_lost: bool = False
     failures: int = 0
     error: Exception | None = None
 
@@ -92,6 +98,7 @@ class Connection:
         counters: What went through.
         state: What there is to say of it.
         receive_maximum: How many messages of ours the broker takes before their PUBACK.
+        maximum_packet_bytes: The largest packet it takes.
     """
 
     def __init__(
@@ -107,7 +114,8 @@ class Connection:
         Args:
             options: Where to, and what to hear.
             on_batch: Called with what each read of the socket brought, never with an empty batch.
-                What it raises is a bug, ends the connection, and is raised by `run`.
+                What it raises ends the connection: an `IngestError` tells of a broker that lies,
+                all else is a bug and is raised by `run`.
             on_state: Called after every change of `state`.
             dice: For the jitter between attempts.
 
@@ -118,6 +126,7 @@ class Connection:
         self.counters = Counters()
         self.state = State(Phase.WAITING, datetime.now(UTC))
         self.receive_maximum = codec.MAX_PACKET_ID
+        self.maximum_packet_bytes = NO_LIMIT
         self._options = options
         self._on_batch = on_batch
         self._on_state = on_state
@@ -126,6 +135,7 @@ class Connection:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._was_ready = False
+        self._had_session = False
         self._granted = False  # the session that the broker last spoke of has all filters
 
     @property
@@ -145,8 +155,8 @@ class Connection:
             stop: Set from outside, when all that is to be acknowledged was.
 
         Raises:
-            ConnectRefused: The broker does not let us in, and never did.
-            FilterRefused: It does not grant a filter, and never did.
+            BrokerMisconfigured: The broker does not let us in, or does not grant a filter, or
+                one side does not trust the other's certificate; and it never was otherwise.
         """
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -199,7 +209,7 @@ class Connection:
         link = self._link
         if link is None or generation != link.generation or not link.writable:
             return False
-        link.write(packets)
+        link.publish(packets)
         return True
 
     def pause_reading(self) -> None:
@@ -230,7 +240,7 @@ class Connection:
             endpoint,
             self.counters,
             generation=generation,
-            must_subscribe=not self._granted,
+            first=not self._granted,
             paused=self.paused,
             on_batch=self._on_batch,
             on_let_in=self._let_in,
@@ -246,9 +256,9 @@ class Connection:
                         lambda: link, endpoint.host, endpoint.port, ssl=endpoint.tls
                     ),
                 )
-        except ssl.SSLCertVerificationError as fault:
-            error = BrokerUnavailable(
-                f"the certificate of {endpoint} is not trusted: {fault.verify_message}"
+        except ssl.SSLError as fault:
+            error = tls_failed(endpoint, fault) or BrokerUnavailable(
+                f"{endpoint} cannot be reached by TLS: {fault}"
             )
         except (OSError, TimeoutError) as fault:
             reason = str(fault) or f"no answer within {OPEN_TIMEOUT_S:.0f} s"
@@ -274,9 +284,34 @@ class Connection:
     def _let_in(self, answer: ConnAck) -> None:
         if not answer.session_present:
             self._granted = False
-        quota = answer.properties.get(Property.RECEIVE_MAXIMUM, codec.MAX_PACKET_ID)
-        self.receive_maximum = int(quota)
-        self._enter(Phase.SUBSCRIBING, session_present=answer.session_present)
+        stated = answer.properties
+        self.receive_maximum = int(stated.get(Property.RECEIVE_MAXIMUM, codec.MAX_PACKET_ID))
+        self.maximum_packet_bytes = int(stated.get(Property.MAXIMUM_PACKET_SIZE, NO_LIMIT))
+        lost = self._had_session and not answer.session_present
+        if not self._options.clean:
+            self._had_session = True
+            self._tell_of_session(answer, lost=lost)
+        self._enter(Phase.SUBSCRIBING, session_present=answer.session_present, session_lost=lost)
+
+    def _tell_of_session(self, answer: ConnAck, *, lost: bool) -> None:
+        options = self._options
+        if lost:
+            log.warning(
+                "%s: %s has lost the session, and what waited in it; subscribing again",
+                options.client_id,
+                self.endpoint,
+            )
+        elif not answer.session_present:
+            log.info("%s: a new session at %s", options.client_id, self.endpoint)
+        kept_s = answer.properties.get(Property.SESSION_EXPIRY, options.session_expiry_s)
+        if int(kept_s) < options.session_expiry_s:
+            log.warning(
+                "%s: %s keeps the session for %s s while we are away, not for %d s",
+                options.client_id,
+                self.endpoint,
+                kept_s,
+                options.session_expiry_s,
+            )
 
     def _ready(self) -> None:
         self._granted = self._was_ready = True

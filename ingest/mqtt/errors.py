@@ -10,6 +10,7 @@
     └── Misconfigured
         └── BrokerMisconfigured     the settings cannot be right
             ├── ConnectRefused      the broker does not let us in: credentials, client id, version
+            ├── TlsRefused          one side does not trust the other, or does not speak TLS
             ├── FilterRefused       it does not grant a subscription
             └── MessageRefused      it does not take a message of ours
 
@@ -43,6 +44,10 @@ class ConnectRefused(BrokerMisconfigured):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class TlsRefused(BrokerMisconfigured):
+    """TLS does not come about: a certificate is missing or not trusted, or there is no TLS."""
 
 
 class FilterRefused(BrokerMisconfigured):

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from ingest.errors import IngestError
-from ingest.mqtt import codec
-from ingest.mqtt.codec import Batch, ConnAck, Event, Property
-from ingest.mqtt.errors import BrokerUnavailable, ConnectRefused, FilterRefused, ProtocolError
+from ingest.mqtt import codec, reasons
+from ingest.mqtt.codec import Batch, ConnAck, Event, Property, Version
+from ingest.mqtt.errors import BrokerMisconfigured, BrokerUnavailable, ProtocolError
 from ingest.mqtt.options import Endpoint, Options
 from ingest.mqtt.outstanding import Outstanding
 
@@ -25,54 +25,14 @@ OPEN_TIMEOUT_S = 10.0
 SMALL_READ_BYTES = 32_768
 """After a larger read more is waiting: no rest then."""
 
+NO_LIMIT = 1 << 32
+"""Above the largest packet size (5: 3.2.2.3.6) that a broker can state."""
+
 _SENT_ONCE = (0x30, 0x31, 0x32, 0x33)
 """First bytes of a PUBLISH without DUP."""
 
 _SUBSCRIBE_ID = 1
 _UNSUBSCRIBE_ID = 2
-
-_FAULTS_3_1_1 = {
-    1: "it does not speak this version of MQTT",
-    2: "it does not take the client id",
-    4: "user name or password is wrong",
-    5: "not authorised",
-}
-_FAULTS_5 = {
-    0x84: "it does not speak this version of MQTT",
-    0x85: "it does not take the client id",
-    0x86: "user name or password is wrong",
-    0x87: "not authorised",
-    0x8A: "banned",
-    0x8C: "it wants another method of authentication",
-    0x90: "it does not take the will's topic",
-    0x95: "it does not take a CONNECT so large",
-    0x99: "it does not take the will's payload",
-    0x9A: "it retains no messages, as the will asks",
-    0x9B: "it does not take the will's QoS",
-    0x9C: "it wants us on another server",
-    0x9D: "it has moved to another server",
-}
-_REFUSED_FILTER = {
-    0x80: "refused; see its access rules, and on nats-server the sum of max_ack_pending",
-    0x83: "refused",
-    0x87: "not authorised",
-    0x8F: "not a filter it takes",
-    0x97: "above a quota",
-    0x9E: "it has no shared subscriptions",
-    0xA2: "it has no wildcard subscriptions",
-}
-_HUNG_UP = {
-    0x81: "malformed packet",
-    0x82: "protocol error",
-    0x87: "not authorised",
-    0x89: "busy",
-    0x8B: "shutting down",
-    0x8D: "keepalive timeout",
-    0x8E: "another client has connected with our client id",
-    0x93: "receive maximum exceeded",
-    0x95: "packet too large",
-    0x98: "administrative action",
-}
 
 
 class Phase(StrEnum):
@@ -132,7 +92,7 @@ class Link(asyncio.Protocol):
         counters: Counters,
         *,
         generation: int,
-        must_subscribe: bool,
+        first: bool,
         paused: bool,
         on_batch: OnBatch,
         on_let_in: Callable[[ConnAck], None],
@@ -145,7 +105,7 @@ class Link(asyncio.Protocol):
             endpoint: Where to, with what credentials.
             counters: Counted into.
             generation: Its number.
-            must_subscribe: Subscribe even if the broker knows the session.
+            first: Subscribe even if the broker knows the session, and end what is retired.
             paused: Read nothing before `resume_reading`.
             on_batch: Called with what each read brought.
             on_let_in: Called with the CONNACK, if it lets us in.
@@ -155,7 +115,7 @@ class Link(asyncio.Protocol):
         self.outstanding = Outstanding()
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.paused = paused
-        self._must_subscribe = must_subscribe
+        self._first = first
         self._on_let_in = on_let_in
         self._on_ready = on_ready
         self._options = options
@@ -171,6 +131,11 @@ class Link(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._wrote_at = self._heard_at
         self._leaving = False
+        self._subscribing = False
+        self._unsubscribing = False  # asked for, and not answered, like the one above
+        self._published = False
+        self._largest = NO_LIMIT
+        self._pings = 0  # not answered yet
         self._flooded = False  # messages came since the deadline was last looked at
         self._ready_at: float | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -244,11 +209,23 @@ class Link(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         if not self.ended.done():
-            why = f": {exc}" if exc is not None else ""
-            lost = BrokerUnavailable(f"the connection to {self._endpoint} was lost{why}")
-            self.ended.set_result(self._error or lost)
+            self.ended.set_result(self._error or self._loss(exc))
+
+    def _loss(self, fault: Exception | None) -> Exception:
+        if isinstance(fault, ssl.SSLError) and self._phase is Phase.CONNECTING:
+            # Since TLS 1.3 a broker looks at our certificate after the handshake is over for us.
+            refused = reasons.tls_failed(self._endpoint, fault)
+            if refused is not None:
+                return refused
+        why = f": {fault}" if fault is not None else ""
+        return BrokerUnavailable(f"the connection to {self._endpoint} was lost{why}")
 
     # What `Connection` calls.
+
+    def publish(self, packets: bytes) -> None:
+        """Send PUBLISHes; only now may PUBACKs come."""
+        self._published = True
+        self.write(packets)
 
     def write(self, data: bytes) -> None:
         """Send."""
@@ -326,7 +303,10 @@ class Link(asyncio.Protocol):
             counters.oversize += len(batch.oversize)
             counters.redelivered += count - sum(map(batch.flags.count, _SENT_ONCE))
             counters.held_back += self.outstanding.admit(batch)
-        if batch.flags or batch.acked or codec.PublishRefused in map(type, batch.events):
+        answered = bool(batch.acked) or codec.PublishRefused in map(type, batch.events)
+        if answered and not self._published:
+            raise ProtocolError("a PUBACK for what we did not send")
+        if batch.flags or answered:
             batch.generation = self.generation
             self._on_batch(batch)
 
@@ -341,83 +321,105 @@ class Link(asyncio.Protocol):
                 self._let_in(event)
             case codec.SubAck():
                 self._granted(event)
-            case codec.UnsubAck(packet_id):
-                if packet_id != _UNSUBSCRIBE_ID or not self._options.retired_filters:
-                    raise ProtocolError("an UNSUBACK nobody asked for")
-            case codec.Disconnect(code, reason):
-                what = _HUNG_UP.get(code, f"code {code:#x}") + (f" ({reason!r})" if reason else "")
-                raise BrokerUnavailable(f"{self._endpoint} hung up: {what}")
+            case codec.UnsubAck():
+                self._released(event)
+            case codec.Disconnect():
+                raise reasons.hung_up(self._endpoint, event)
             case codec.PublishRefused():
                 pass  # the publisher's
             case codec.PingResp():
-                pass
+                self._pings -= 1
+                if self._pings < 0:
+                    raise ProtocolError("a PINGRESP nobody asked for")
 
     def _let_in(self, answer: ConnAck) -> None:
-        options = self._options
+        options, stated = self._options, answer.properties
         if answer.code:
-            raise self._refusal(answer)
+            raise reasons.connect_refused(self._endpoint, options.client_id, answer)
         if answer.session_present and options.clean:
             raise ProtocolError("the broker found a session where none was wanted")
-        keepalive_s = answer.properties.get(Property.SERVER_KEEP_ALIVE)
+        assigned = stated.get(Property.ASSIGNED_CLIENT_ID, options.client_id)
+        if assigned != options.client_id:
+            # The session would be another's, and gone with the next connection.
+            raise ProtocolError(f"the broker renames the client{reasons.said(assigned)}")
+        keepalive_s = stated.get(Property.SERVER_KEEP_ALIVE)
         if isinstance(keepalive_s, int) and keepalive_s:
             self._keepalive_s = min(self._keepalive_s, keepalive_s)
             self._look_again()
         self._counters.connections += 1
         self._phase = Phase.SUBSCRIBING
         self._on_let_in(answer)
-        if self._must_subscribe and options.retired_filters:
-            self.write(codec.unsubscribe(options.version, _UNSUBSCRIBE_ID, options.retired_filters))
-        if options.filters and (self._must_subscribe or not answer.session_present):
-            self.write(
+        if missing := reasons.filters_missing(self._endpoint, options.filters, stated):
+            raise missing
+        self._largest = int(stated.get(Property.MAXIMUM_PACKET_SIZE, NO_LIMIT))
+        # MQTT 5 lets us ask again without being sent the retained messages again: so what a
+        # broker says of its session need not be believed.
+        if options.filters and (
+            self._first or not answer.session_present or options.version is Version.V5
+        ):
+            self._write_limited(
                 codec.subscribe(
                     options.version,
                     _SUBSCRIBE_ID,
                     options.filters,
                     retained_again=not answer.session_present,
-                )
+                ),
+                "SUBSCRIBE",
             )
+            self._subscribing = True
+            self._require_answer()
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        """End what is retired: only now that the others are granted, lest nobody hears a message.
+
+        Under both, for a moment, a message may come twice.
+        """
+        options = self._options
+        if self._first and options.retired_filters:
+            self._write_limited(
+                codec.unsubscribe(options.version, _UNSUBSCRIBE_ID, options.retired_filters),
+                "UNSUBSCRIBE",
+            )
+            self._unsubscribing = True
             self._require_answer()
         else:
             self._ready()
 
-    def _refusal(self, answer: ConnAck) -> IngestError:
-        code = answer.code
-        fault = (_FAULTS_3_1_1 if code < 0x80 else _FAULTS_5).get(code)
-        name = f"{self._endpoint} does not let client {self._options.client_id!r} in"
-        if fault is not None:
-            said = answer.properties.get(Property.REASON_STRING)
-            server = answer.properties.get(Property.SERVER_REFERENCE)
-            more = "".join(f", {text!r}" for text in (said, server) if text)
-            return ConnectRefused(f"{name}: {fault} (code {code:#x}{more})", code)
-        if code == 3 or code >= 0x80:
-            return BrokerUnavailable(f"{name} now: code {code:#x}")
-        return ProtocolError(f"CONNACK with reserved code {code}")
+    def _write_limited(self, packet: bytes, name: str) -> None:
+        if len(packet) > self._largest:
+            raise BrokerMisconfigured(
+                f"{self._endpoint} takes packets of at most {self._largest} bytes,"
+                f" and {name} has {len(packet)}"
+            )
+        self.write(packet)
 
     def _granted(self, answer: codec.SubAck) -> None:
         filters = self._options.filters
-        if self._phase is not Phase.SUBSCRIBING or answer.packet_id != _SUBSCRIBE_ID:
+        if not self._subscribing or answer.packet_id != _SUBSCRIBE_ID:
             raise ProtocolError("a SUBACK nobody asked for")
         if len(answer.codes) != len(filters):
             raise ProtocolError(
                 f"a SUBACK with {len(answer.codes)} codes for {len(filters)} filters"
             )
-        refused: dict[str, int] = {}
-        reasons: list[str] = []
-        for (pattern, qos), code in zip(filters, answer.codes, strict=True):
-            if code >= 0x80:
-                reason = _REFUSED_FILTER.get(code, "refused")
-                reasons.append(f"{pattern!r}: {reason} (code {code:#x})")
-            elif code < qos:
-                reasons.append(f"{pattern!r}: granted with QoS {code}, which may lose messages")
-            else:
-                continue
-            refused[pattern] = code
-        if refused:
-            raise FilterRefused(
-                f"{self._endpoint} does not grant {len(refused)} of {len(filters)} filters: "
-                + "; ".join(reasons),
-                refused,
-            )
+        if refused := reasons.filters_refused(self._endpoint, filters, answer):
+            raise refused
+        self._subscribing = False
+        self._release()
+
+    def _released(self, answer: codec.UnsubAck) -> None:
+        filters = self._options.retired_filters
+        if not self._unsubscribing or answer.packet_id != _UNSUBSCRIBE_ID:
+            raise ProtocolError("an UNSUBACK nobody asked for")
+        if self._options.version is Version.V5:
+            if len(answer.codes) != len(filters):
+                raise ProtocolError(
+                    f"an UNSUBACK with {len(answer.codes)} codes for {len(filters)} filters"
+                )
+            if kept := reasons.filters_kept(self._endpoint, filters, answer):
+                raise kept
+        self._unsubscribing = False
         self._ready()
 
     def _ready(self) -> None:
@@ -464,5 +466,6 @@ class Link(asyncio.Protocol):
             return
         quiet_s = now - self._wrote_at
         if max(quiet_s, 0 if self.paused else silent_s) >= self._keepalive_s / 2:
+            self._pings += 1
             self.write(codec.PINGREQ)
         self._look_again()

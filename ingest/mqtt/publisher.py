@@ -16,7 +16,8 @@ from typing import Self
 from ingest.mqtt import codec
 from ingest.mqtt.codec import Batch
 from ingest.mqtt.connection import Connection, Options, Phase, State
-from ingest.mqtt.errors import MessageRefused
+from ingest.mqtt.errors import MessageRefused, ProtocolError
+from ingest.mqtt.reasons import said
 
 
 class Publisher:
@@ -94,7 +95,22 @@ class Publisher:
                 zip(topics[sent : sent + room], payloads[sent : sent + room], strict=True)
             )
             sent += len(messages)
+            self._require_small(messages)
             self._send(dict(zip(self._free_ids(len(messages)), messages, strict=True)))
+
+    def _require_small(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
+        """MQTT 5: a broker hangs up on what is larger than it said (3.2.2.3.6)."""
+        largest = self.connection.maximum_packet_bytes
+        for topic, payload in messages:
+            # At most 5 bytes of fixed header, 2 of the topic's length, 2 of packet id, 1 of
+            # properties.
+            size = len(topic) + len(payload) + 10
+            if size > largest:
+                raise MessageRefused(
+                    f"{self.connection.endpoint} takes packets of at most {largest} bytes; a"
+                    f" message on {topic!r} makes one of {size}",
+                    0x95,
+                )
 
     def _free_ids(self, count: int) -> list[int]:
         ids: list[int] = []
@@ -115,16 +131,23 @@ class Publisher:
 
     def _take(self, batch: Batch) -> None:
         for packet_id in batch.acked:
-            self._in_flight.pop(packet_id, None)
+            self._settled(packet_id)
         for event in batch.events:
             if isinstance(event, codec.PublishRefused):
-                topic, _ = self._in_flight.pop(event.packet_id, (b"?", b""))
+                topic = self._settled(event.packet_id)
                 self._refusal = MessageRefused(
                     f"{self.connection.endpoint} does not take a message on {topic!r}"
-                    f" (code {event.code:#x})",
+                    f" (code {event.code:#x}{said(event.reason)})",
                     event.code,
                 )
         self._changed.set()
+
+    def _settled(self, packet_id: int) -> bytes:
+        """Its topic."""
+        message = self._in_flight.pop(packet_id, None)
+        if message is None:
+            raise ProtocolError(f"a PUBACK for {packet_id}, which we did not send")
+        return message[0]
 
     def _state(self, state: State) -> None:
         if state.phase is Phase.READY:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ async def connect(database_url: str, application: str) -> psycopg.AsyncConnectio
     Raises:
         psycopg.OperationalError: PostgreSQL cannot be reached.
     """
-    return await psycopg.AsyncConnection.connect(
+    connection = await psycopg.AsyncConnection.connect(
         database_url,
         autocommit=True,
         connect_timeout=10,
@@ -71,8 +72,15 @@ async def connect(database_url: str, application: str) -> psycopg.AsyncConnectio
         keepalives_count=3,
         tcp_user_timeout=30_000,
         options="-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+        # Late data are welcome in TimescaleDB's columns, however many batches they open.
+        " -c timescaledb.max_tuples_decompressed_per_dml_transaction=0"
         " -c statement_timeout=120000",
     )
+    # A session whose client was killed lets go of its locks, even where it waits for one itself.
+    # Servers on platforms that cannot tell refuse it.
+    with contextlib.suppress(psycopg.errors.InvalidParameterValue):
+        await connection.execute("SET client_connection_check_interval = '2s'")
+    return connection
 
 
 class Worker:
@@ -157,8 +165,10 @@ class Worker:
         received_us: list[int],
         rows: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]],
         *,
-        readings: int,
+        readings: int | Callable[[T], int],
         redelivered: int = 0,
+        once: bool = True,
+        observed_days: Sequence[date] | None = None,
     ) -> T | None:
         """Write the next segment and what goes with it, in one transaction.
 
@@ -166,8 +176,13 @@ class Worker:
             segment: The packed messages.
             received_us: When each came, microseconds since 1970 UTC.
             rows: Writes what goes with it; run inside the transaction.
-            readings: Units of the balance read from the messages.
+            readings: Units of the balance read from the messages, or how to tell them from what
+                `rows` returned.
             redelivered: Messages the broker marked as sent before.
+            once: Whether the same messages again are this very segment; false where they may
+                come back and `rows` knows by itself what was written.
+            observed_days: UTC days of the rows' observed times (`ingest.store.days`); None: not
+                known, and whoever follows segments looks through all of history.
 
         Returns:
             What `rows` returned; None if this very segment turned out to be committed already.
@@ -179,7 +194,7 @@ class Worker:
         """
         connection = await self.open()
         # Times of receipt are in it: no other flush has the hash of the last one.
-        if self._last_sha256 == segment.sha256:
+        if once and self._last_sha256 == segment.sha256:
             return None
         try:
             with declared():
@@ -193,11 +208,12 @@ class Worker:
                             "received_from": moment_of(min(received_us)),
                             "received_to": moment_of(max(received_us)),
                             "messages": len(received_us),
-                            "readings": readings,
+                            "readings": readings(result) if callable(readings) else readings,
                             "redelivered": redelivered,
                             "raw_bytes": segment.raw_bytes,
                             "sha256": segment.sha256,
                             "body": segment.body,
+                            "observed_days": None if observed_days is None else list(observed_days),
                         },
                     )
                     await connection.execute(SQL["notify_segment"], {"worker_id": self.id})

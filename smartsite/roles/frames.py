@@ -7,12 +7,14 @@ import time
 
 from ingest import metrics
 from ingest.consumer import Consumer
+from ingest.fetching import Fetcher
 from ingest.frame_store import FrameStore
 from ingest.frames import FrameWriter
 from ingest.pipeline import Arrivals, Scope, TimeLimits
 from ingest.store.worker import Worker
-from smartsite.roles.consuming import flushing, session_options
-from smartsite.roles.ingest import RouteBook
+from smartsite.profiles import filters_for, readers_of
+from smartsite.roles.consuming import flushing, session_options, take_name
+from smartsite.roles.ingest import RouteBook, newcomers
 from smartsite.services import Whereabouts
 from smartsite.settings import Settings
 
@@ -34,19 +36,32 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
 
     Raises:
         Misconfigured: Broker or database refuse us, or the worker's name is taken.
+        ProfileFault: A profile is wrong.
     """
     limits = TimeLimits(settings.ingest.future_s, settings.ingest.past_days * 86_400)
+    readers = readers_of(settings)
     worker = Worker(whereabouts.database_url, settings.frames.worker)
-    book = RouteBook(worker)
+    book = RouteBook(worker, readers)
     store = FrameStore(settings.frame_dir)
     await asyncio.to_thread(store.sweep, time.time() - STALE_S)
-    writer = FrameWriter(worker, store, limits)
+    fetcher = Fetcher(settings.frames.fetch_from)
+    writer = FrameWriter(worker, store, limits, fetcher)
+    welcoming = newcomers(settings, worker)
 
     async def write(arrivals: Arrivals) -> None:
-        outcome = await writer.write(arrivals, await book.routes())
+        routes = await book.routes()
+        if welcoming is not None and await welcoming.welcome(
+            arrivals, range(len(arrivals)), routes
+        ):
+            routes = await book.renew()
+        outcome = await writer.write(arrivals, routes)
         metrics.FRAMES.inc(outcome.stored)
         for reason, count in outcome.quarantined.items():
             metrics.QUARANTINED.labels(Scope.FRAME, reason).inc(count)
+        for what, count in outcome.reported.items():
+            metrics.REPORTED.labels(what).inc(count)
+        for (profile, note), count in outcome.notes.items():
+            metrics.NOTES.labels(profile, note).inc(count)
 
     consumer = Consumer(
         "frames",
@@ -54,13 +69,15 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
             settings,
             whereabouts,
             settings.frames.worker,
-            ("site/+/camera/+/frame/+",),
+            filters_for("frames", settings, readers.profiles),
             settings.frames.max_payload_bytes,
         ),
         flushing(settings, FLUSH_FRAMES, FLUSH_AFTER_S),
         write,
     )
     try:
+        await take_name(worker, stop)
         await consumer.run(stop)
     finally:
+        await fetcher.close()
         await worker.close()

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client import Gauge
 
+from alerts.sharing import Sharing
 from ingest.errors import DatabaseUnavailable
+from ingest.frame_store import FrameStore
 from ingest.store.worker import connect, declared
 from smartsite.judge import Judge
 from smartsite.services import Whereabouts
@@ -56,7 +58,8 @@ async def _judge(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Eve
         with declared():
             await connection.execute("LISTEN segments")
             await connection.execute("LISTEN registry")
-            judge = Judge(connection, settings.rules)
+            sharing = Sharing(FrameStore(settings.frame_dir), FrameStore(settings.shared_dir))
+            judge = Judge(connection, settings.rules, sharing)
             watched = await judge.start(datetime.now(UTC))
             log.info("judging %d subjects", watched)
             while not stop.is_set():

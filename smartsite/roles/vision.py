@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter as Counts
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import psycopg
@@ -24,17 +22,14 @@ from psycopg.types.json import Jsonb
 
 from detectors.vision.errors import Misconfigured as VisionMisconfigured
 from detectors.vision.model import Model
-from detectors.vision.motion import MotionGate
-from device_profiles.errors import Rejected
-from device_profiles.jpeg import JpegHeader, read_jpeg_header
 from device_profiles.native import microseconds
-from device_profiles.readings import Box
 from ingest.errors import DatabaseUnavailable
 from ingest.frame_store import FrameStore
 from ingest.segments import pack
 from ingest.store.queries import load_queries
 from ingest.store.worker import Worker, declared
 from smartsite.errors import Misconfigured
+from smartsite.eyes import Eyes, Leased, Look, Scene, with_skipped
 from smartsite.services import Whereabouts
 from smartsite.settings import Settings
 
@@ -44,75 +39,13 @@ SQL = load_queries(Path(__file__).parent.parent.parent / "ingest" / "store" / "s
 
 POLL_S = 0.25
 LEASE = timedelta(seconds=30)
-PER_CAMERA = 8
-"""Newest frames of one camera looked at in one round; older ones are skipped and counted."""
 AT_MOST = 32
+"""Frames looked at in one round, the newest of every camera that waits; older ones are skipped and
+counted, so that a camera's frames are looked at in order."""
+PER_CAMERA = 32
 LONGEST_DELAY_S = 10.0
 
-LOOKED = Counter("smartsite_frames_looked_at", "frames looked at", ["way"])
 SKIPPED = Counter("smartsite_frames_skipped", "frames not looked at", ["reason"])
-LOOK_SECONDS = Counter("smartsite_vision_cpu_seconds", "CPU seconds spent looking")
-
-
-class Leased(NamedTuple):
-    """A frame taken from the queue."""
-
-    device_id: int
-    site_id: str
-    device: str
-    observed_at: datetime
-    received_at: datetime
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen on a frame."""
-
-    frame: Leased
-    header: JpegHeader
-    boxes: tuple[Box, ...]
-    still: bool
-
-
-class Eyes:
-    """The model and, per camera, its motion gate."""
-
-    def __init__(self, model: Model, store: FrameStore, min_score: float) -> None:
-        self.model = model
-        self._store = store
-        self._min_score = min_score
-        self._gates: defaultdict[int, MotionGate] = defaultdict(MotionGate)
-
-    def look(self, frame: Leased) -> Look | str:
-        """Look at one frame; blocking.
-
-        Args:
-            frame: From the queue.
-
-        Returns:
-            What was seen, or why nothing could be: "missing", "undecodable".
-        """
-        try:
-            data = self._store.get(frame.sha256)
-        except (OSError, ValueError) as fault:
-            log.error("frame %s of %s: %s", frame.sha256.hex(), frame.device, fault)  # noqa: TRY400
-            return "missing"
-        started = time.thread_time()
-        gate = self._gates[frame.device_id]
-        try:
-            header = read_jpeg_header(data)
-            seen = gate.still(data, frame.observed_at)
-            still = seen is not None
-            if seen is None:
-                seen = tuple(self.model.look(data, self._min_score))
-                gate.looked(frame.observed_at, seen)
-        except Rejected as fault:
-            log.warning("%s/%s: %s", frame.site_id, frame.device, fault)
-            return "undecodable"
-        LOOK_SECONDS.inc(time.thread_time() - started)
-        LOOKED.labels("still" if still else "model").inc()
-        return Look(frame, header, seen, still)
 
 
 def as_message(look: Look, model_sha256: str) -> tuple[bytes, bytes]:
@@ -126,17 +59,20 @@ def as_message(look: Look, model_sha256: str) -> tuple[bytes, bytes]:
         Topic and JSON payload.
     """
     frame = look.frame
-    payload = msgspec.json.encode(
-        {
-            "ts": frame.observed_at,
-            "frame_sha256": frame.sha256.hex(),
-            "model_sha256": model_sha256,
-            "width": look.header.width,
-            "height": look.header.height,
-            "still": look.still,
-            "boxes": _rows(look),
-        }
-    )
+    said: dict[str, object] = {
+        "ts": frame.observed_at,
+        "frame_sha256": frame.sha256.hex(),
+        "model_sha256": model_sha256,
+        "width": look.header.width,
+        "height": look.header.height,
+        "still": look.still,
+        "boxes": _rows(look),
+    }
+    if look.unfit is not None:
+        said |= {"unfit": look.unfit, "fitness": look.fitness}
+    if look.skipped:
+        said["skipped"] = look.skipped
+    payload = msgspec.json.encode(said)
     return f"site/{frame.site_id}/camera/{frame.device}/detections".encode(), payload
 
 
@@ -156,17 +92,21 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
         Misconfigured: The model cannot be used.
     """
     try:
-        model = Model(settings.vision.model, threads=settings.vision.threads)
+        model = Model(
+            settings.vision.model,
+            threads=settings.vision.threads,
+            device=settings.vision.device,
+            tested=settings.vision.self_test,
+        )
     except VisionMisconfigured as fault:
         raise Misconfigured(f"vision.model: {fault}") from None
     eyes = Eyes(model, FrameStore(settings.frame_dir), settings.vision.min_score)
     log.info("looking with model %s… (%s)", model.sha256[:12], ", ".join(model.classes))
-    worker = Worker(whereabouts.database_url, settings.vision.worker)
-    keep_up = timedelta(seconds=settings.vision.keep_up_s)
+    watch = _Watch(Worker(whereabouts.database_url, settings.vision.worker), eyes, settings)
     delay_s = POLL_S
     while not stop.is_set():
         try:
-            busy = await _look_once(worker, eyes, keep_up)
+            busy = await watch.look()
             delay_s = 0.0 if busy else POLL_S
         except DatabaseUnavailable as fault:
             delay_s = min(max(delay_s, POLL_S) * 2, LONGEST_DELAY_S)
@@ -176,32 +116,73 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
                 await asyncio.wait_for(stop.wait(), delay_s)
             except TimeoutError:
                 continue
-    await worker.close()
+    await watch.worker.close()
 
 
-async def _look_once(worker: Worker, eyes: Eyes, keep_up: timedelta) -> bool:
-    connection = await worker.open()
-    now = datetime.now(UTC)
-    terms = {
-        "now": now,
-        "until": now + LEASE,
-        "too_old": now - keep_up,
-        "per_camera": PER_CAMERA,
-        "at_most": AT_MOST,
-    }
-    with declared():
-        cursor = connection.cursor()
-        await cursor.execute(SQL["skip_overtaken"], terms)
-        (overtaken,) = await cursor.fetchone() or (0,)
-        SKIPPED.labels("overload").inc(overtaken)
-        await cursor.execute(SQL["lease_frames"], terms)
-        frames = [Leased(*row) for row in await cursor.fetchall()]
-    if not frames:
-        return False
-    frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
-    seen = await asyncio.to_thread(lambda: [(frame, eyes.look(frame)) for frame in frames])
-    await _store(worker, eyes.model.sha256, seen)
-    return True
+class _Watch:
+    """The queue, looked at round after round.
+
+    Attributes:
+        worker: Who writes.
+    """
+
+    def __init__(self, worker: Worker, eyes: Eyes, settings: Settings) -> None:
+        self.worker = worker
+        self._eyes = eyes
+        self._keep_up = timedelta(seconds=settings.vision.keep_up_s)
+        self._skipped: Counts[int] = Counts()
+        self._released_for = 0
+
+    async def look(self) -> bool:
+        """Look at the newest frames; False when there were none."""
+        connection = await self.worker.open()
+        now = datetime.now(UTC)
+        terms = {
+            "now": now,
+            "until": now + LEASE,
+            "too_old": now - self._keep_up,
+            "per_camera": PER_CAMERA,
+            "at_most": AT_MOST,
+            "worker_id": self.worker.id,
+        }
+        with declared():
+            if self._released_for != self.worker.id:
+                # Whoever had this name was stopped while it looked.
+                await connection.execute(SQL["release_leases"], terms)
+                self._released_for = self.worker.id
+            cursor = connection.cursor()
+            await cursor.execute(SQL["skip_overtaken"], terms)
+            for device_id, count in await cursor.fetchall():
+                SKIPPED.labels("overload").inc(count)
+                self._skipped[device_id] += count
+            await cursor.execute(SQL["lease_frames"], terms)
+            frames = [Leased(*row) for row in await cursor.fetchall()]
+            if not frames:
+                return False
+            strangers = self._eyes.strangers(frames)
+            if strangers:
+                await cursor.execute(SQL["scenes"], {"device_ids": strangers})
+                self._eyes.recall([Scene(*row) for row in await cursor.fetchall()])
+        frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
+        seen = await asyncio.to_thread(self._eyes.look, frames)
+        left = self._skipped.copy()
+        await _store(self.worker, self._eyes.model.sha256, with_skipped(seen, left))
+        self._skipped = left  # only now: what could not be stored comes back
+        await self._keep_scenes(connection, now)
+        return True
+
+    async def _keep_scenes(self, connection: psycopg.AsyncConnection[Any], now: datetime) -> None:
+        for scene in self._eyes.scenes(now):
+            with declared():
+                await connection.execute(
+                    SQL["put_scene"],
+                    {
+                        "device_id": scene.device_id,
+                        "now": now,
+                        "camera": Jsonb(scene.camera),
+                        "scene": scene.memory,
+                    },
+                )
 
 
 async def _store(worker: Worker, model_sha256: str, seen: list[tuple[Leased, Look | str]]) -> None:
@@ -234,6 +215,9 @@ async def _store(worker: Worker, model_sha256: str, seen: list[tuple[Leased, Loo
                         "height": look.header.height,
                         "still": look.still,
                         "boxes": Jsonb(_rows(look)),
+                        "unfit": look.unfit,
+                        "fitness": Jsonb(dict(look.fitness)),
+                        "skipped": look.skipped,
                     }
                     for index, look in enumerate(looks)
                 ],
@@ -241,7 +225,8 @@ async def _store(worker: Worker, model_sha256: str, seen: list[tuple[Leased, Loo
             await _leave_queue(cursor, [frame for frame, _ in seen], blind)
 
     if looks:
-        await worker.commit(segment, received_us, rows, readings=0)
+        days = {look.frame.observed_at.astimezone(UTC).date() for look in looks}
+        await worker.commit(segment, received_us, rows, readings=0, observed_days=sorted(days))
     else:
         connection = await worker.open()
         with declared():

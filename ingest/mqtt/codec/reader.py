@@ -15,9 +15,8 @@ The contract:
   reserved, a padded or endless remaining length, a topic that is empty, not UTF-8, or holds NUL
   or a wildcard. Brokers refuse such topics at the publisher (tried with nats-server 2.15 and
   Mosquitto 2.0), so no device can cause this.
-- MQTT 5: the properties of a PUBLISH are skipped by their length, which has to lie within the
-  packet. Topic aliases are never asked for (their maximum is 0 unless CONNECT says otherwise), so
-  an empty topic is an error there too.
+- MQTT 5: the properties of a PUBLISH are walked and forgotten. Topic aliases are never asked for
+  (their maximum is 0 unless CONNECT says otherwise), so one is an error, and an empty topic too.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from ingest.mqtt.codec.wire import (
     Properties,
     Property,
     Version,
+    check_publish_properties,
     read_variable_integer,
 )
 from ingest.mqtt.errors import ProtocolError
@@ -51,6 +51,8 @@ HEAD_BYTES = 65_536
 
 _MAX_KNOWN_TOPICS = 65_536
 _MAX_KNOWN_TOPIC_BYTES = 256
+_MAX_KNOWN_PROPERTIES = 1_024
+_MAX_KNOWN_PROPERTY_BYTES = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +72,47 @@ class ConnAck:
 
 @dataclass(frozen=True, slots=True)
 class SubAck:
-    """The broker's answer to SUBSCRIBE (3.9): a code for each filter, granted QoS or 128 up."""
+    """The broker's answer to SUBSCRIBE (3.9).
+
+    Attributes:
+        packet_id: That of the SUBSCRIBE.
+        codes: For each filter, granted QoS or 128 up.
+        reason: MQTT 5: in the broker's words; may be empty.
+    """
 
     packet_id: int
     codes: tuple[int, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UnsubAck:
-    """The broker's answer to UNSUBSCRIBE (3.11): in MQTT 5 a code for each filter."""
+    """The broker's answer to UNSUBSCRIBE (3.11).
+
+    Attributes:
+        packet_id: That of the UNSUBSCRIBE.
+        codes: MQTT 5: one for each filter, below 128 if it is gone.
+        reason: MQTT 5: in the broker's words; may be empty.
+    """
 
     packet_id: int
     codes: tuple[int, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishRefused:
-    """MQTT 5: the broker did not take a message of ours (3.4.2.1)."""
+    """MQTT 5: the broker did not take a message of ours (3.4.2.1).
+
+    Attributes:
+        packet_id: The message's.
+        code: Why, 128 up.
+        reason: In its words; may be empty.
+    """
 
     packet_id: int
     code: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +231,7 @@ class Reader:
         self._v5 = version is Version.V5
         self._max_payload_bytes = max_payload_bytes
         self._known_topics: dict[bytes, bytes] = {}
+        self._known_properties: set[bytes] = set()  # blocks that were walked
         self._greeted = False
         self._held = bytearray()  # the first part of a packet
         self._needed = 0  # how long `held` has to be before it is worth another look
@@ -249,6 +273,7 @@ class Reader:
         v5 = self._v5
         max_length = self._max_payload_bytes
         known_topic = self._known_topics.get
+        known_properties = self._known_properties
         add_topic = batch.topics.append
         add_payload = batch.payloads.append
         add_packet_id = batch.packet_ids.append
@@ -289,9 +314,14 @@ class Reader:
                     if start > end or first & 8:
                         break
                 if v5:
-                    if start == end or data[start] > 127:
+                    if start == end:
                         break
-                    start += 1 + data[start]
+                    length = data[start]
+                    start += 1
+                    if length:
+                        if data[start : start + length] not in known_properties:
+                            break
+                        start += length
                     if start > end:
                         break
                 add_topic(topic)
@@ -379,6 +409,8 @@ class Reader:
                 raise ProtocolError(f"PUBLISH with {sized[0]} bytes of properties")
             if payload_start > size:
                 return self._keep(data, at, payload_start)
+            if sized[0]:
+                self._check_properties(data[sized[1] : payload_start])
         too_large = end - payload_start > self._max_payload_bytes
         if end > size and not too_large:
             return self._keep(data, at, end)
@@ -412,6 +444,16 @@ class Reader:
                 self._known_topics.clear()
             self._known_topics[topic] = topic
         return topic
+
+    def _check_properties(self, block: bytes) -> None:
+        """Most messages bring the same few, if any: walk those once."""
+        if block in self._known_properties:
+            return
+        check_publish_properties(block)
+        if len(block) <= _MAX_KNOWN_PROPERTY_BYTES:
+            if len(self._known_properties) >= _MAX_KNOWN_PROPERTIES:
+                self._known_properties.clear()
+            self._known_properties.add(block)
 
     def _keep(self, data: bytes, at: int, needed: int) -> int:
         """Hold what begins at `at` until the data would reach `needed`."""
@@ -485,16 +527,19 @@ def _packet_id(body: Body) -> int:
     return packet_id
 
 
+def _reason(body: Body) -> str:
+    return str(body.properties(ANY_ANSWER).get(Property.REASON_STRING, ""))
+
+
 def _take_puback(body: Body, batch: Batch) -> None:
     packet_id = _packet_id(body)
     code = body.integer(1) if body.left else 0
-    if body.left:
-        body.properties(ANY_ANSWER)
+    reason = _reason(body) if body.left else ""
     body.end()
     if code < 128:
         batch.acked.append(packet_id)
     else:
-        batch.events.append(PublishRefused(packet_id, code))
+        batch.events.append(PublishRefused(packet_id, code, reason))
 
 
 def _take_puback_3_1_1(body: Body, batch: Batch) -> None:
@@ -505,26 +550,26 @@ def _take_puback_3_1_1(body: Body, batch: Batch) -> None:
 
 def _take_suback(body: Body, batch: Batch) -> None:
     packet_id = _packet_id(body)
-    body.properties(ANY_ANSWER)
-    _end_suback(body, packet_id, batch)
+    reason = _reason(body)
+    _end_suback(body, packet_id, reason, batch)
 
 
 def _take_suback_3_1_1(body: Body, batch: Batch) -> None:
-    _end_suback(body, _packet_id(body), batch)
+    _end_suback(body, _packet_id(body), "", batch)
 
 
-def _end_suback(body: Body, packet_id: int, batch: Batch) -> None:
+def _end_suback(body: Body, packet_id: int, reason: str, batch: Batch) -> None:
     codes = tuple(body.take(body.left))
     for code in codes:
         if 2 < code < 128:
             raise ProtocolError(f"SUBACK with code {code}")
-    batch.events.append(SubAck(packet_id, codes))
+    batch.events.append(SubAck(packet_id, codes, reason))
 
 
 def _take_unsuback(body: Body, batch: Batch) -> None:
     packet_id = _packet_id(body)
-    body.properties(ANY_ANSWER)
-    batch.events.append(UnsubAck(packet_id, tuple(body.take(body.left))))
+    reason = _reason(body)
+    batch.events.append(UnsubAck(packet_id, tuple(body.take(body.left)), reason))
 
 
 def _take_unsuback_3_1_1(body: Body, batch: Batch) -> None:

@@ -140,6 +140,19 @@ _FORMS = {
     Property.SHARED_AVAILABLE: _Form.FLAG,
 }
 
+_PUBLISH_FIELDS: dict[int, tuple[int, int]] = {
+    0x01: (1, 0),  # payload format indicator
+    0x02: (4, 0),  # message expiry interval
+    0x03: (0, 1),  # content type
+    0x08: (0, 1),  # response topic
+    0x09: (0, 1),  # correlation data
+    0x26: (0, 2),  # user property
+}
+"""What PUBLISH may bring (5: 3.3.2.3): bytes of a fixed length, then fields that tell theirs."""
+
+_SUBSCRIPTION_ID = 0x0B
+_TOPIC_ALIAS = 0x23
+
 _NEVER_ZERO = frozenset({Property.RECEIVE_MAXIMUM, Property.MAXIMUM_PACKET_SIZE})
 
 ANY_ANSWER = frozenset({Property.REASON_STRING, Property.USER_PROPERTY})
@@ -152,6 +165,39 @@ DISCONNECT = ANY_ANSWER | {Property.SERVER_REFERENCE}
 """What DISCONNECT may bring (5: 3.14.2.2); a session expiry only a client may send."""
 
 Properties = dict[Property, int | str | bytes]
+
+
+def check_publish_properties(block: bytes) -> None:
+    """Walk the properties of a PUBLISH (5: 3.3.2.3), which is all they are good for here.
+
+    Only how they are cut is looked at, not what they say: much of it is a device's, passed on by
+    the broker, and no device must be able to end our connection.
+
+    Args:
+        block: Without its length.
+
+    Raises:
+        ProtocolError: One is unknown or cut short, or is a topic alias, whose maximum we left at
+            0 (5: 3.1.2-26).
+    """
+    at, end = 0, len(block)
+    while at < end:
+        code = block[at]
+        at += 1
+        if code == _SUBSCRIPTION_ID:
+            sized = read_variable_integer(block, at, end, "a subscription id of PUBLISH")
+            at = end + 1 if sized is None else sized[1]
+        elif code in _PUBLISH_FIELDS:
+            fixed, strings = _PUBLISH_FIELDS[code]
+            at += fixed
+            for _ in range(strings):
+                at += 2 + int.from_bytes(block[at : at + 2], "big")
+        elif code == _TOPIC_ALIAS:
+            raise ProtocolError("PUBLISH with a topic alias, and we take none")
+        else:
+            raise ProtocolError(f"PUBLISH has a property 0x{code:02X}")
+        if at > end:
+            raise ProtocolError("PUBLISH ends its properties within one")
 
 
 class Body:

@@ -25,40 +25,85 @@ SELECT segment_index FROM stored;
 -- name: frame_hash
 SELECT sha256 FROM frames WHERE device_id = %(device_id)s AND observed_at = %(observed_at)s;
 
+-- name: reported_again
+-- An event that this very message has told before.
+SELECT frame_sha256 FROM reported_events
+WHERE device_id = %(device_id)s AND observed_at >= %(observed_at)s AND observed_at <= %(until)s
+  AND payload_sha256 = %(payload_sha256)s
+LIMIT 1;
+
+-- name: free_place_of_report
+-- The first millisecond from its time on with neither another picture nor an event of that verdict.
+SELECT place.at
+FROM generate_series(%(observed_at)s::timestamptz,
+                     %(observed_at)s::timestamptz + (%(apart)s - 1) * interval '1 millisecond',
+                     interval '1 millisecond') AS place (at)
+WHERE NOT EXISTS (
+    SELECT FROM reported_events e
+    WHERE e.device_id = %(device_id)s AND e.observed_at = place.at AND e.what = %(what)s
+) AND (%(frame_sha256)s::bytea IS NULL OR NOT EXISTS (
+    SELECT FROM frames f
+    WHERE f.device_id = %(device_id)s AND f.observed_at = place.at
+      AND f.sha256 <> %(frame_sha256)s::bytea
+))
+ORDER BY place.at LIMIT 1;
+
+-- name: put_reported
+INSERT INTO reported_events (device_id, observed_at, received_at, worker_id, segment, segment_index,
+                             what, score, boxes, frame_sha256, payload_sha256, notes)
+VALUES (%(device_id)s, %(observed_at)s, %(received_at)s, %(worker_id)s, %(segment)s, %(index)s,
+        %(what)s, %(score)s, %(boxes)s, %(frame_sha256)s, %(payload_sha256)s, %(notes)s)
+ON CONFLICT DO NOTHING;
+
 -- name: lease_frames
--- The newest frames of each camera nobody has taken, at most `per_camera` of each; a lease that
--- ran out counts as none.
-WITH ranked AS (
+-- The newest frames of each camera nobody has taken: at most `per_camera` of each, fewer where many
+-- cameras wait, so that what is left of a camera is never older than what was taken of it. A lease
+-- that ran out counts as none.
+WITH waiting AS (
     SELECT device_id, observed_at,
            row_number() OVER (PARTITION BY device_id ORDER BY observed_at DESC) AS place
     FROM frame_queue
     WHERE leased_until IS NULL OR leased_until < %(now)s
 ),
+share AS (
+    SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
+    FROM waiting WHERE place = 1
+),
 taken AS (
     SELECT q.device_id, q.observed_at
-    FROM frame_queue q JOIN ranked r USING (device_id, observed_at)
-    WHERE r.place <= %(per_camera)s AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
-    ORDER BY r.place, q.observed_at
+    FROM frame_queue q JOIN waiting w USING (device_id, observed_at) CROSS JOIN share s
+    WHERE w.place <= s.places AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
+    ORDER BY w.place, q.observed_at
     LIMIT %(at_most)s
     FOR UPDATE OF q SKIP LOCKED
 )
-UPDATE frame_queue q SET leased_until = %(until)s
+UPDATE frame_queue q SET leased_until = %(until)s, leased_by = %(worker_id)s
 FROM taken t, devices d
 WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
-RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256;
+RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
+          d.settings -> 'camera';
+
+-- name: release_leases
+-- What a worker held when it was stopped.
+UPDATE frame_queue SET leased_until = NULL, leased_by = NULL WHERE leased_by = %(worker_id)s;
 
 -- name: skip_overtaken
--- Frames older than the newest `per_camera` of their camera, or received too long ago to help.
-WITH ranked AS (
+-- Frames older than those of their camera that `lease_frames` would take, or received too long ago
+-- to help.
+WITH waiting AS (
     SELECT device_id, observed_at, received_at,
            row_number() OVER (PARTITION BY device_id ORDER BY observed_at DESC) AS place
     FROM frame_queue
     WHERE leased_until IS NULL OR leased_until < %(now)s
 ),
+share AS (
+    SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
+    FROM waiting WHERE place = 1
+),
 gone AS (
-    DELETE FROM frame_queue q USING ranked r
-    WHERE q.device_id = r.device_id AND q.observed_at = r.observed_at
-      AND (r.place > %(per_camera)s OR r.received_at < %(too_old)s)
+    DELETE FROM frame_queue q USING waiting w, share s
+    WHERE q.device_id = w.device_id AND q.observed_at = w.observed_at
+      AND (w.place > s.places OR w.received_at < %(too_old)s)
       AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
     RETURNING q.device_id
 ),
@@ -69,7 +114,7 @@ counted AS (
     ON CONFLICT (hour, device_id, reason) DO UPDATE
         SET count = frames_skipped.count + excluded.count
 )
-SELECT count(*) FROM gone;
+SELECT device_id, count(*) FROM gone GROUP BY device_id ORDER BY device_id;
 
 -- name: skip_frame
 INSERT INTO frames_skipped (hour, device_id, reason, count)
@@ -81,7 +126,52 @@ DELETE FROM frame_queue WHERE device_id = %(device_id)s AND observed_at = %(obse
 
 -- name: put_detections
 INSERT INTO detections (device_id, observed_at, received_at, worker_id, segment, segment_index,
-                        frame_sha256, model_sha256, width, height, still, boxes)
+                        frame_sha256, model_sha256, width, height, still, boxes, unfit, fitness,
+                        skipped)
 VALUES (%(device_id)s, %(observed_at)s, %(received_at)s, %(worker_id)s, %(segment)s, %(index)s,
-        %(frame_sha256)s, %(model_sha256)s, %(width)s, %(height)s, %(still)s, %(boxes)s)
+        %(frame_sha256)s, %(model_sha256)s, %(width)s, %(height)s, %(still)s, %(boxes)s,
+        %(unfit)s, %(fitness)s, %(skipped)s)
 ON CONFLICT DO NOTHING;
+
+-- name: scenes
+SELECT device_id, camera, scene FROM camera_scenes WHERE device_id = ANY(%(device_ids)s);
+
+-- name: put_scene
+INSERT INTO camera_scenes (device_id, learnt_at, camera, scene)
+VALUES (%(device_id)s, %(now)s, %(camera)s, %(scene)s)
+ON CONFLICT (device_id) DO UPDATE
+    SET learnt_at = excluded.learnt_at, camera = excluded.camera, scene = excluded.scene;
+
+-- name: looks_of_cameras
+-- What became of each camera's frames in a span: of receipt for those that came and were looked at,
+-- of the decision, by whole UTC hours, for those that were skipped.
+SELECT d.site_id AS site, d.device, f.received, l.looked, l.still, l.unfit, w.waiting, k.skipped
+FROM devices d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS received FROM frames f
+    WHERE f.device_id = d.id AND f.received_at >= %(start)s AND f.received_at < %(end)s
+      AND f.observed_at >= %(start)s::timestamptz - INTERVAL '1 day'
+      AND f.observed_at < %(end)s::timestamptz + INTERVAL '1 day'
+) f
+CROSS JOIN LATERAL (
+    SELECT count(*) AS looked, count(*) FILTER (WHERE still) AS still,
+           count(*) FILTER (WHERE unfit IS NOT NULL) AS unfit
+    FROM detections l
+    WHERE l.device_id = d.id AND l.received_at >= %(start)s AND l.received_at < %(end)s
+      AND l.observed_at >= %(start)s::timestamptz - INTERVAL '1 day'
+      AND l.observed_at < %(end)s::timestamptz + INTERVAL '1 day'
+) l
+CROSS JOIN LATERAL (
+    SELECT count(*) AS waiting FROM frame_queue q WHERE q.device_id = d.id
+) w
+CROSS JOIN LATERAL (
+    SELECT coalesce(jsonb_object_agg(reason, count), '{}') AS skipped FROM (
+        SELECT reason, sum(count) AS count FROM frames_skipped s
+        WHERE s.device_id = d.id AND s.hour > %(start)s::timestamptz - INTERVAL '1 hour'
+          AND s.hour < %(end)s
+        GROUP BY reason
+    ) by_reason
+) k
+WHERE d.kind = 'camera' AND (%(site)s::text IS NULL OR d.site_id = %(site)s)
+  AND (d.retired_at IS NULL OR d.retired_at >= %(start)s)
+ORDER BY d.site_id, d.device;

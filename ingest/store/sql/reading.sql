@@ -2,8 +2,10 @@
 SELECT id, name, timezone, district FROM sites ORDER BY id;
 
 -- name: devices
-SELECT id, site_id, device, kind, expected_every_s, settings
-FROM devices WHERE retired_at IS NULL ORDER BY site_id, device;
+SELECT d.id, d.site_id, d.device, d.kind, d.expected_every_s, d.settings, d.registered_at,
+       s.timezone
+FROM devices d JOIN sites s ON s.id = d.site_id
+WHERE d.retired_at IS NULL ORDER BY d.site_id, d.device;
 
 -- name: newest_segments
 -- The newest segment of every worker; one index look-up a worker.
@@ -15,27 +17,21 @@ CROSS JOIN LATERAL (
 ) newest
 ORDER BY w.id;
 
+-- name: days_of_segments
+-- The days their rows were observed on, so that no other chunk of history has to be looked into.
+SELECT DISTINCT observed_days FROM segments
+WHERE worker_id = %(worker_id)s AND number BETWEEN %(first)s AND %(last)s;
+
+-- name: frames_of_segments
+SELECT device_id, observed_at, received_at, worker_id, segment, segment_index, sha256 FROM frames
+WHERE worker_id = %(worker_id)s AND segment BETWEEN %(first)s AND %(last)s
+  AND observed_at >= %(start)s AND observed_at < %(end)s
+ORDER BY observed_at, device_id;
+
+-- name: statuses_of_segments
+SELECT device_id, received_at, worker_id, segment, segment_index, online, detail FROM device_status
+WHERE worker_id = %(worker_id)s AND segment BETWEEN %(first)s AND %(last)s
+ORDER BY received_at, device_id, segment_index;
+
 -- name: segment_body
 SELECT body, sha256 FROM segments WHERE worker_id = %(worker_id)s AND number = %(number)s;
-
--- name: balance
-SELECT
-    (SELECT COALESCE(sum(readings), 0) FROM segments)::bigint AS received,
-    ((SELECT count(*) FROM dust_readings) + (SELECT count(*) FROM crane_readings)) AS stored,
-    (SELECT COALESCE(sum(count) FILTER (WHERE what = 'duplicate'), 0) FROM ingest_exceptions)::bigint
-        AS duplicate,
-    (SELECT COALESCE(sum(count) FILTER (WHERE what = 'merged'), 0) FROM ingest_exceptions)::bigint
-        AS merged,
-    (SELECT COALESCE(sum(count) FILTER (WHERE what = 'quarantined'), 0)
-     FROM ingest_exceptions)::bigint AS quarantined,
-    (SELECT COALESCE(sum(redelivered), 0) FROM segments)::bigint AS redelivered;
-
--- name: messages_of_worker
--- Messages one worker has written down, whatever became of them.
-SELECT COALESCE(sum(s.messages), 0)::bigint
-FROM workers w JOIN segments s ON s.worker_id = w.id WHERE w.name = %(name)s;
-
--- name: counts_by_kind
-SELECT (SELECT count(*) FROM dust_readings) AS dust,
-       (SELECT count(*) FROM crane_readings) AS crane,
-       (SELECT count(*) FROM frames) AS frames;

@@ -20,15 +20,15 @@ ORDER BY number DESC LIMIT 1;
 
 -- name: put_segment
 INSERT INTO segments (worker_id, number, received_from, received_to, messages, readings,
-                      redelivered, raw_bytes, sha256, body)
+                      redelivered, raw_bytes, sha256, body, observed_days)
 VALUES (%(worker_id)s, %(number)s, %(received_from)s, %(received_to)s, %(messages)s, %(readings)s,
-        %(redelivered)s, %(raw_bytes)s, %(sha256)s, %(body)s);
+        %(redelivered)s, %(raw_bytes)s, %(sha256)s, %(body)s, %(observed_days)s::date[]);
 
 -- name: put_quarantined
 INSERT INTO quarantine (received_at, worker_id, segment, segment_index, topic, device_id, scope,
-                        reason, detail, field, value, payload_sha256, payload_bytes)
+                        reason, detail, field, value, units, payload_sha256, payload_bytes)
 VALUES (%(received_at)s, %(worker_id)s, %(segment)s, %(index)s, %(topic)s, %(device_id)s,
-        %(scope)s, %(reason)s, %(detail)s, %(field)s, %(value)s, %(payload_sha256)s,
+        %(scope)s, %(reason)s, %(detail)s, %(field)s, %(value)s, %(units)s, %(payload_sha256)s,
         %(payload_bytes)s);
 
 -- name: put_part

@@ -35,8 +35,8 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
         text = (deploy / "mosquitto" / "mosquitto.conf").read_text("utf-8")
         for ours, here in {
-            "/run/secrets/mosquitto_passwords": str(deploy / "secrets" / "mosquitto_passwords"),
-            "/mosquitto/config/acl": str(deploy / "mosquitto" / "acl"),
+            "/mosquitto/access/passwords": str(deploy / "broker" / "passwords"),
+            "/mosquitto/access/acl": str(deploy / "broker" / "acl"),
             "/mosquitto/data/": f"{folder}/",
             "\nlistener 1883\n": f"\nlistener {self.devices} 127.0.0.1\n",
             "\nlistener 1884\n": f"\nlistener {self.service} 127.0.0.1\n",

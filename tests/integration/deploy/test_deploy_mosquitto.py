@@ -2,15 +2,22 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiomqtt
+import pytest
 
 from device_profiles.topics import parse_topic
 from device_profiles.vocabulary import Kind
 from smartsite.settings import load_site_file
-from tests.integration.deploy.mosquitto import PATIENCE_SECONDS, Mosquitto, accepted
+from tests.integration.deploy.mosquitto import (
+    PATIENCE_SECONDS,
+    Mosquitto,
+    accepted,
+    shell_environment,
+)
 
 DUST = "site/example-site/dust/dust-1"
 CRANE = "site/example-site/crane/crane-1"
@@ -86,6 +93,66 @@ async def test_nobody_else_gets_in(mosquitto: Mosquitto, register: Register) -> 
     assert not await accepted(mosquitto.as_device("site/example-site/dust/+", password))
     assert not await accepted(aiomqtt.Client("127.0.0.1", mosquitto.devices))
     assert not await accepted(aiomqtt.Client("127.0.0.1", mosquitto.service))
+
+
+async def test_who_is_retired_is_cut_off_and_stays_out(
+    mosquitto: Mosquitto,
+    register: Register,
+    smartsite: Callable[..., str],
+    rewrite: Callable[[], None],
+    service_password: str,
+) -> None:
+    dust, crane = await register(DUST), await register(CRANE)
+    async with (
+        mosquitto.as_service(service_password, "smartsite-ingest") as service,
+        mosquitto.as_device(CRANE, crane) as other,
+    ):
+        await service.subscribe("#", qos=1)
+
+        async def speak_until_cut_off() -> None:
+            async with mosquitto.as_device(DUST, dust) as device:
+                await device.publish(f"{DUST}/telemetry", "{}", qos=1)
+                smartsite("devices", "retire", "example-site/dust-1")
+                rewrite()
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await anext(aiter(device.messages))  # until the broker hangs up
+
+        with pytest.raises(aiomqtt.MqttError):
+            await speak_until_cut_off()
+        assert not await accepted(mosquitto.as_device(DUST, dust))
+        await other.publish(f"{CRANE}/telemetry", "{}", qos=1)
+        heard = await _hear(service, f"{CRANE}/telemetry")
+        assert heard == [f"{DUST}/telemetry", f"{CRANE}/telemetry"]
+
+
+async def test_a_new_password_ends_the_old_one(mosquitto: Mosquitto, register: Register) -> None:
+    old, new = await register(DUST), await register(DUST)
+    assert old != new
+    assert not await accepted(mosquitto.as_device(DUST, old))
+
+
+async def test_users_of_the_operators_own_are_kept(
+    mosquitto: Mosquitto, register: Register, deploy: Path, service_password: str
+) -> None:
+    gateway = "site/example-site"
+    shutil.copy(deploy / "broker" / "acl.local.example", deploy / "broker" / "acl.local")
+    script = await asyncio.create_subprocess_exec(
+        deploy / "secrets.sh",
+        gateway,
+        env=shell_environment(deploy),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    told, _ = await script.communicate()
+    await register(DUST)
+    async with (
+        mosquitto.as_service(service_password, "smartsite-ingest") as service,
+        mosquitto.as_device(gateway, told.decode().strip()) as speaker,
+    ):
+        await service.subscribe("#", qos=1)
+        await speaker.publish("site/other-site/dust/dust-1/telemetry", "{}", qos=1)
+        await speaker.publish(f"{CRANE}/telemetry", "{}", qos=1)
+        assert await _hear(service, f"{CRANE}/telemetry") == [f"{CRANE}/telemetry"]
 
 
 async def test_the_service_reads_and_nobody_else(

@@ -26,8 +26,9 @@ from ingest.store.writer import TelemetryWriter
 from simulators.camera import picture_at
 from simulators.site import SimulatedSite
 from smartsite.chain import Chain
+from smartsite.eyes import Leased, Look
 from smartsite.judge import Judge
-from smartsite.roles.vision import Leased, Look, _store
+from smartsite.roles.vision import _store
 from tests.integration.yard import ask, register, routes_of, site_file
 
 START = datetime(2026, 11, 21, 2, 0, 0, 250_000, UTC)

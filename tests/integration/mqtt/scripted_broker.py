@@ -99,6 +99,55 @@ async def honest(peer: Peer) -> None:
     await stay(peer)
 
 
+def message(packet_id: int, payload: bytes = b"x", version: Version = V3, **flags: bool) -> bytes:
+    """A PUBLISH that nobody can object to."""
+    return codec.publish(version, b"site/a", payload, packet_id=packet_id, **flags)
+
+
+def says(data: bytes, then: Script = stay) -> Script:
+    """In the place of a CONNACK."""
+
+    async def script(peer: Peer) -> None:
+        await peer.expect(0x10)
+        await peer.say(data)
+        await then(peer)
+
+    return script
+
+
+def adds(data: bytes, then: Script = stay, version: Version = V3) -> Script:
+    """After all that is proper."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(version)
+        await peer.say(data)
+        await then(peer)
+
+    return script
+
+
+def grants(codes: bytes, packet_id: bytes = b"\x00\x01") -> Script:
+    """In the place of the right SUBACK."""
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome(codes=None)
+        await peer.expect(0x82)
+        await peer.say(bytes([0x90, 2 + len(codes)]) + packet_id + codes)
+        await stay(peer)
+
+    return script
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.hang_up()
+
+
+async def honest_5(peer: Peer) -> None:
+    """`honest`, in MQTT 5."""
+    await peer.welcome(V5)
+    await stay(peer)
+
+
 class ScriptedBroker:
     """Plays one script after the other, one for each TCP connection, the last for all others.
 

@@ -36,17 +36,22 @@ def topics(count: int, prefix: str = "site") -> list[bytes]:
     return [b"%s/s%d/dust/d%d/telemetry" % (prefix.encode(), i % 7, i % 31) for i in range(count)]
 
 
-async def publish(url: str, payloads: list[bytes], prefix: str = "site") -> None:
-    async with Publisher(Options(url=url, client_id="publisher-2", clean=True)) as publisher:
+async def publish(
+    url: str, payloads: list[bytes], prefix: str = "site", version: Version = V3
+) -> None:
+    options = Options(url=url, client_id="publisher-2", clean=True, version=version)
+    async with Publisher(options) as publisher:
         await publisher.publish(topics(len(payloads), prefix), payloads)
 
 
 async def test_a_broker_that_dies_under_load_costs_no_message(real_broker: RealBroker) -> None:
     """What was not acknowledged comes again, and what was taken is settled."""
+    version = real_broker.version
     first, second = numbered(0, 2_500), numbered(2_500, 5_000)
-    async with Client(real_broker.url, client_id="consumer") as client:
+    async with Client(real_broker.url, client_id="consumer", version=version) as client:
         await client.ready()
-        async with Publisher(Options(url=real_broker.url, client_id="publisher")) as publisher:
+        options = Options(url=real_broker.url, client_id="publisher", version=version)
+        async with Publisher(options) as publisher:
             publishing = asyncio.create_task(publisher.publish(topics(2_500), first))
             await client.until(lambda: len(client.payloads) >= 1_000)
             assert client.acknowledge(500) == 500
@@ -62,6 +67,7 @@ async def test_a_broker_that_dies_under_load_costs_no_message(real_broker: RealB
             await asyncio.to_thread(real_broker.start)
             await client.ready(2)
             assert client.connection.state.session_present
+            assert not any(state.session_lost for state in client.states)
             # The commit that was under way when the broker died.
             assert client.acknowledge(len(held)) == 0
             assert client.connection.counters.outdated == len(held)
@@ -81,9 +87,9 @@ async def test_a_broker_that_dies_under_load_costs_no_message(real_broker: RealB
         assert set(client.payloads) == {*first, *second}
 
     # All is settled: the session has nothing more to say but what is new.
-    async with Client(real_broker.url, client_id="consumer") as client:
+    async with Client(real_broker.url, client_id="consumer", version=version) as client:
         await client.ready()
-        await publish(real_broker.url, [b"last"], "site/other")
+        await publish(real_broker.url, [b"last"], "site/other", version)
         await client.until(lambda: b"last" in client.payloads)
         assert client.payloads == [b"last"]
         assert client.acknowledge() == 1
@@ -141,7 +147,9 @@ async def test_on_mosquitto_a_pause_leaves_the_backlog_there(
 async def test_a_payload_above_the_limit_does_not_come_again(real_broker: RealBroker) -> None:
     batches: list[codec.Batch] = []
     large = bytes(range(256)) * 4_000
-    async with Client(real_broker.url, max_payload_bytes=1_000) as client:
+    async with Client(
+        real_broker.url, max_payload_bytes=1_000, version=real_broker.version
+    ) as client:
         client.on_batch = batches.append
         await client.ready()
         await publish(real_broker.url, [large, b"small"])
@@ -152,7 +160,7 @@ async def test_a_payload_above_the_limit_does_not_come_again(real_broker: RealBr
             hashlib.sha256(large).digest(),
         )
         assert client.acknowledge() == 2
-    async with Client(real_broker.url) as client:
+    async with Client(real_broker.url, version=real_broker.version) as client:
         await client.ready()
         await publish(real_broker.url, [b"next"])
         await client.until(lambda: bool(client.payloads))
@@ -160,14 +168,18 @@ async def test_a_payload_above_the_limit_does_not_come_again(real_broker: RealBr
 
 
 async def test_retained_messages_come_with_their_flag(real_broker: RealBroker) -> None:
-    retained = codec.publish(V3, b"site/a/status", b"online", packet_id=1, retain=True)
-    async with Client(real_broker.url, client_id="device", filters=()) as device:
+    retained = codec.publish(
+        real_broker.version, b"site/a/status", b"online", packet_id=1, retain=True
+    )
+    async with Client(
+        real_broker.url, client_id="device", filters=(), version=real_broker.version
+    ) as device:
         await device.ready()
         acked: list[int] = []
         device.on_batch = lambda batch: acked.extend(batch.acked)
         assert device.connection.publish(1, retained)
         await device.until(lambda: acked == [1])
-    async with Client(real_broker.url) as client:
+    async with Client(real_broker.url, version=real_broker.version) as client:
         await client.until(lambda: client.payloads == [b"online"])
         assert client.flags[0] & codec.RETAIN
 

@@ -17,6 +17,7 @@ import aiomqtt
 from prometheus_client import REGISTRY
 
 from smartsite.embedded.broker import EmbeddedBroker
+from smartsite.embedded.jetstream import QUEUE
 from smartsite.roles import frames, ingest
 from smartsite.services import Whereabouts
 from smartsite.settings import (
@@ -110,21 +111,38 @@ class Service:
 
     def held(self) -> tuple[int, int]:
         """What the broker keeps for our sessions: not yet delivered, and not acknowledged."""
-        url = f"{self.broker.monitoring_url}/jsz?consumers=true&config=true"
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own broker
-            told = json.load(answer)
-        ours = [
-            consumer
-            for account in told.get("account_details") or []
-            for stream in account.get("stream_detail") or []
-            for consumer in stream.get("consumer_detail") or []
-            if f".{self.prefix}." in consumer["config"].get("filter_subject", "")
-        ]
-        assert ours, "the broker knows no session of ours"
-        return (
-            sum(consumer["num_pending"] for consumer in ours),
-            sum(consumer["num_ack_pending"] for consumer in ours),
-        )
+        return held(self.broker, f".{self.prefix}.")
+
+
+def held(broker: EmbeddedBroker, mark: str = "") -> tuple[int, int]:
+    """What a broker keeps for sessions: not yet delivered, and not acknowledged.
+
+    Args:
+        broker: It.
+        mark: Of the sessions meant: part of their filters.
+
+    Returns:
+        Both counts.
+
+    Raises:
+        AssertionError: There is no such session.
+    """
+    url = f"{broker.monitoring_url}/jsz?consumers=true&config=true"
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own broker
+        told = json.load(answer)
+    meant = [
+        consumer
+        for account in told.get("account_details") or []
+        for stream in account.get("stream_detail") or []
+        if stream["name"] == QUEUE
+        for consumer in stream.get("consumer_detail") or []
+        if mark in consumer["config"].get("filter_subject", "")
+    ]
+    assert meant, "the broker knows no such session"
+    return (
+        sum(consumer["num_pending"] for consumer in meant),
+        sum(consumer["num_ack_pending"] for consumer in meant),
+    )
 
 
 def _connected(role: str) -> bool:

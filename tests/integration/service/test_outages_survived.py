@@ -1,17 +1,14 @@
-"""Nothing acknowledged is lost and nothing is stored twice: the database away, the role killed."""
+"""Nothing acknowledged is lost and nothing is stored twice while the database is away.
+
+What else may fail, and kill -9 of everything, is in `tests/faults`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,7 +16,6 @@ from ingest.store.migrate import migrate
 from smartsite.embedded.broker import EmbeddedBroker
 from smartsite.embedded.postgres import EmbeddedPostgres
 from tests.integration.service.roles import (
-    PATIENCE_S,
     ROLES,
     Service,
     device_of,
@@ -95,65 +91,3 @@ async def test_the_database_goes_away_while_readings_come(
         require_all(service, 1_000)
     finally:
         await asyncio.to_thread(postgres.stop)
-
-
-def start_role(service: Service, folder: Path) -> subprocess.Popen[bytes]:
-    """The role as a process of its own, as an operator would start it."""
-    parts = urlsplit(service.database_url)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        health = probe.getsockname()[1]
-    file = folder / "smartsite.toml"
-    file.write_text(
-        f'data_dir = "data"\n'
-        f'[broker]\nurl = "{service.broker.url}"\nprefix = "{service.prefix}"\n'
-        "keep_reading = true\n"
-        f'[database]\nurl = "postgresql://{parts.username}@{parts.hostname}:{parts.port}'
-        f'{parts.path}"\npassword = "env:ROLE_DATABASE_PASSWORD"\n'
-        f'[health]\nlisten = "127.0.0.1:{health}"\n',
-        encoding="utf-8",
-    )
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("SMARTSITE")}
-    command = [sys.executable, "-m", "smartsite", "run", "--role", "ingest", "--config", str(file)]
-    with (folder / "role.log").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            env=environ | {"ROLE_DATABASE_PASSWORD": parts.password or ""},
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-
-
-async def test_a_role_is_killed_while_readings_come(
-    quick_broker: EmbeddedBroker, database_url: str, tmp_path: Path
-) -> None:
-    service = service_on(quick_broker, database_url, tmp_path)
-    role = start_role(service, tmp_path)
-    try:
-        # Its session is there before anything is published: what comes then waits for it.
-        await until(lambda: role.poll() is not None or _session(service), "the role subscribes")
-        async with device_of(quick_broker, "outage-device") as publish:
-            publishing = asyncio.create_task(publish_all(publish, readings(service, 0, 1_200)))
-            for bound in (1, 400):
-                await until(lambda bound=bound: numbers(service) >= bound, "some are stored")  # type: ignore[misc]
-                os.kill(role.pid, signal.SIGKILL)
-                await asyncio.to_thread(role.wait, PATIENCE_S)
-                role = start_role(service, tmp_path)
-            await publishing
-            await publish_all(publish, readings(service, 1_200, 300))  # left to the last one
-            await until(lambda: numbers(service) == 1_500, "all are stored")
-            await service.until_acknowledged()
-        role.terminate()
-        assert await asyncio.to_thread(role.wait, PATIENCE_S) == 0
-    finally:
-        role.kill()
-        await asyncio.to_thread(role.wait)
-        print((tmp_path / "role.log").read_text("utf-8"))  # noqa: T201 - shown when it fails
-    require_all(service, 1_500)
-
-
-def _session(service: Service) -> bool:
-    try:
-        service.held()
-    except AssertionError:
-        return False
-    return True

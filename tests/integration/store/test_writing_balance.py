@@ -144,7 +144,11 @@ async def write_all(
             )
             outcome = await writers[name].write(flush)
             counted = (
-                outcome.stored.total() + outcome.duplicates + outcome.merged + outcome.quarantined
+                outcome.stored.total()
+                + outcome.duplicates
+                + outcome.merged
+                + outcome.conflicts
+                + outcome.quarantined
             )
             assert counted == flush.readings == sum(message.units for message in messages)
     finally:

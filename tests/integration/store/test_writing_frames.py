@@ -205,6 +205,7 @@ def lease(
         until=at(now + 30),
         per_camera=per_camera,
         at_most=at_most,
+        worker_id=1,
     )
     return sorted((row[2], round((row[3] - NOW).total_seconds())) for row in rows)
 
@@ -227,6 +228,30 @@ async def test_when_not_all_can_be_taken_the_newest_of_every_camera_come_first(
     assert lease(easel, now=10, at_most=2) == [("north", 9), ("south", 2)]
 
 
+async def test_what_was_held_by_a_worker_that_was_stopped_is_free_at_once(easel: Easel) -> None:
+    queue(easel, "north", 1)
+    assert lease(easel, now=10) == [("north", 1)]
+    with psycopg.connect(easel.url, autocommit=True) as connection:
+        connection.execute(SQL["release_leases"], {"worker_id": 2})
+        assert lease(easel, now=11) == []
+        connection.execute(SQL["release_leases"], {"worker_id": 1})
+    assert lease(easel, now=12) == [("north", 1)]
+
+
+async def test_what_is_left_of_a_camera_is_never_older_than_what_was_taken(easel: Easel) -> None:
+    """So no look comes late, however many cameras wait: what cannot be taken is skipped."""
+    for device in ("a", "b", "c", "d"):
+        queue(easel, device, 1, 2, 3)
+    terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
+    assert [count for _, count in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
+    assert lease(easel, now=10, per_camera=8, at_most=6) == [
+        ("a", 3),
+        ("b", 3),
+        ("c", 3),
+        ("d", 3),
+    ]
+
+
 async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel) -> None:
     north = queue(easel, "north", 1, 2, 3, 4, 5)
     south = queue(easel, "south", -50, 5)
@@ -236,9 +261,9 @@ async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel)
         "UPDATE frame_queue SET leased_until = %(until)s WHERE device_id = %(id)s",
         {"until": at(20), "id": west},
     )
-    terms = {"now": at(10), "per_camera": 3, "too_old": at(0)}
-    assert easel.run("skip_overtaken", **terms) == [(3,)]
-    assert easel.run("skip_overtaken", **terms) == [(0,)]
+    terms = {"now": at(10), "per_camera": 3, "at_most": 100, "too_old": at(0)}
+    assert easel.run("skip_overtaken", **terms) == [(north, 2), (south, 1)]
+    assert easel.run("skip_overtaken", **terms) == []
     left = ask(easel.url, "SELECT device_id, observed_at FROM frame_queue ORDER BY 1, 2")
     assert [(row["device_id"], row["observed_at"]) for row in left] == [
         (north, at(3)),

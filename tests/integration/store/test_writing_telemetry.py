@@ -236,10 +236,10 @@ async def test_pm_and_noise_in_two_messages_make_one_row(pen: Pen) -> None:
 async def test_of_two_values_for_one_time_the_first_stays(pen: Pen) -> None:
     await pen.write((DUST, telemetry(at(0), pm10_ug_m3=80.5)))
     outcome = await pen.write((DUST, telemetry(at(0), pm10_ug_m3=81.0)))
-    assert (outcome.stored.total(), outcome.quarantined) == (0, 1)
+    assert (outcome.stored.total(), outcome.conflicts) == (0, 1)
     # A part that adds one thing and contradicts another: the addition is taken.
     mixed = await pen.write((DUST, telemetry(at(0), pm10_ug_m3=82.0, noise_db=60.0)))
-    assert (mixed.merged, mixed.quarantined) == (1, 0)
+    assert (mixed.merged, mixed.conflicts) == (1, 0)
     (row,) = ask(pen.url, "SELECT pm10_ug_m3, noise_db FROM dust_readings")
     assert row == {"pm10_ug_m3": 80.5, "noise_db": 60.0}
     conflicts = ask(
@@ -249,7 +249,9 @@ async def test_of_two_values_for_one_time_the_first_stays(pen: Pen) -> None:
         ("value", "conflict", "pm10_ug_m3", "81", 2),
         ("value", "conflict", "pm10_ug_m3", "82", 3),
     ]
-    assert balance_of(pen.url).adds_up
+    balance = balance_of(pen.url)
+    assert (balance.conflict, balance.quarantined) == (1, 0)
+    assert balance.adds_up
 
 
 async def test_two_workers_may_bring_the_same_readings_at_the_same_time(pen: Pen) -> None:

@@ -17,6 +17,11 @@ CHUNK_INTERVALS = {
     "dust_readings": timedelta(days=1),
     "frames": timedelta(days=7),
 }
+ROLLUP_INTERVALS = {
+    f"{kind}_{level}": interval
+    for level, interval in {"1min": timedelta(days=7), "1h": timedelta(days=90)}.items()
+    for kind in ("crane", "dust")
+}
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 # One row of each hypertable: the columns that are never NULL.
@@ -70,7 +75,7 @@ def _insert(table: str, *, calmly: bool = False) -> sql.Composed:
     )
 
 
-def test_readings_frames_and_detections_are_hypertables_by_observed_time(
+def test_history_lies_in_hypertables_by_observed_time(
     timescale_url: str,
 ) -> None:
     found = ask(
@@ -78,20 +83,23 @@ def test_readings_frames_and_detections_are_hypertables_by_observed_time(
         "SELECT hypertable_name AS name, column_name AS column, time_interval AS interval"
         " FROM timescaledb_information.dimensions WHERE hypertable_schema = 'public' ORDER BY 1",
     )
+    times = [(name, "observed_at", interval) for name, interval in CHUNK_INTERVALS.items()]
+    times += [(name, "bucket", interval) for name, interval in ROLLUP_INTERVALS.items()]
     assert found == [
-        {"name": name, "column": "observed_at", "interval": interval}
-        for name, interval in CHUNK_INTERVALS.items()
+        {"name": name, "column": column, "interval": interval}
+        for name, column, interval in sorted(times)
     ]
 
 
 def test_without_the_extension_they_are_plain_tables(database_url: str) -> None:
     assert not ask(database_url, "SELECT FROM pg_extension WHERE extname = 'timescaledb'")
+    names = sorted([*CHUNK_INTERVALS, *ROLLUP_INTERVALS])
     found = ask(
         database_url,
         "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname = ANY(%(names)s) ORDER BY 1",
-        {"names": list(CHUNK_INTERVALS)},
+        {"names": names},
     )
-    assert [row["relname"] for row in found] == list(CHUNK_INTERVALS)
+    assert [row["relname"] for row in found] == names
 
 
 def test_migrating_once_more_changes_nothing(timescale_url: str) -> None:

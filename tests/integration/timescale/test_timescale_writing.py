@@ -108,7 +108,7 @@ async def test_the_same_messages_make_the_same_rows(timescale_url: str, database
     assert first.stored.total() == 6
     assert second.duplicates
     assert second.merged
-    assert second.quarantined
+    assert second.conflicts
     assert all(here.of_segments)
     for question in WRITTEN:
         rows = ask(timescale_url, question)

@@ -13,14 +13,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.cameras import CameraDetector
+from detectors.clock import ClockDetector
 from detectors.cranes import CraneDetector
 from detectors.detector import Detector, Said, Spans, concerning
 from detectors.dust import DustDetector
 from detectors.helmets import HelmetDetector
-from detectors.rules import CraneRule, DustRule, HelmetRule
+from detectors.presence import PresenceDetector
+from detectors.reported import ReportedDetector
+from detectors.rules import (
+    CameraRule,
+    ClockRule,
+    CraneRule,
+    DustRule,
+    HelmetRule,
+    PresenceRule,
+    ReportedRule,
+    SilenceRule,
+    VestRule,
+)
+from detectors.silence import SilenceDetector
+from detectors.units import UnitDetector
+from detectors.vests import VestDetector
+from detectors.vision.zones import Plan
 from device_profiles.findings import Coverage, Finding
-from device_profiles.readings import Reading
-from device_profiles.sites import CraneGeometry
+from device_profiles.readings import Reading, Unfit
+from device_profiles.sites import CameraSettings, CraneGeometry
+from device_profiles.vocabulary import Kind
 from tests.unit.detectors.timelines import (
     SITE,
     at,
@@ -31,6 +50,8 @@ from tests.unit.detectors.timelines import (
     dust,
     findings_of,
     look,
+    person,
+    report,
     seconds,
     spans,
 )
@@ -94,27 +115,144 @@ CRANES = Case(
 )
 
 PLACES = {"head": 0.8, "helmet": 0.8, "unsure": 0.4}
+LOOKS = [0, 0.2, 0.5, 0.5, 1, 2, 3, 5, 20]
+# How a look came about: as usual, of a still scene, of an unfit camera, after others were skipped.
+WAYS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        *[{}] * 5,
+        {"still": True},
+        {"skipped": 3},
+        *({"unfit": unfit} for unfit in (Unfit.DARK, Unfit.MOVED, Unfit.SMALL_HEADS)),
+    ]
+)
 HELMETS = Case(
     lambda since: HelmetDetector(SITE, "cam-1", HelmetRule(cooldown_s=4), since),
     timelines(
-        [0, 0.2, 0.5, 0.5, 1, 2, 3, 5, 20],
-        lambda t, *labels: look(
+        LOOKS,
+        lambda t, way, *labels: look(
             t,
             *(
                 # Out of one another's reach, so that no track can ever take the other's head.
-                box(label, PLACES[label], 300.0 * place)
+                box("head" if label == "unsure" else label, PLACES[label], 300.0 * place)
                 for place, label in enumerate(labels)
                 if label
             ),
+            **way,
         ),
+        WAYS,
         st.sampled_from([None, "head", "head", "helmet", "unsure"]),
         st.sampled_from([None, "head", "helmet"]),
     ),
 )
 
+LEFT, RIGHT = ([[a, 0], [b, 0], [b, 1], [a, 1]] for a, b in ((0, 0.5), (0.4, 1)))
+PLAN = Plan(
+    CameraSettings.model_validate(
+        {
+            "zone": [
+                {"name": "left", "polygon": LEFT, "vest": True, "no_entry": True},
+                {
+                    "name": "right",
+                    "polygon": RIGHT,
+                    "vest": True,
+                    "no_entry_hours": ["08:00-08:01"],
+                },
+            ]
+        }
+    )
+)
+
+
+def people(t: float, way: dict[str, Any], *who: tuple[float, float, str | None] | None) -> Reading:
+    """Looks at people: where, how well seen, and in what."""
+    boxes = []
+    for one in who:
+        if one is not None:
+            x, score, worn = one
+            boxes.append(person(score, x))
+            if worn:
+                boxes.append(box(worn, 0.8, x + 10, 130.0, 60.0))
+    return look(t, *boxes, **way)
+
+
+PERSONS = st.one_of(
+    st.none(),
+    st.tuples(
+        st.sampled_from([100.0, 100.0, 700.0]),
+        st.sampled_from([0.8, 0.8, 0.4]),
+        st.sampled_from([None, "vest", "no_vest", "no_vest"]),
+    ),
+)
+VESTS = Case(
+    lambda since: VestDetector(SITE, "cam-1", VestRule(cooldown_s=4), since, PLAN),
+    timelines(LOOKS, people, WAYS, PERSONS),
+)
+
+PRESENCE = Case(
+    lambda since: PresenceDetector(SITE, "cam-1", PresenceRule(cooldown_s=4), since, PLAN),
+    timelines(LOOKS, people, WAYS, PERSONS),
+)
+
+CAMERA = Case(
+    lambda since: CameraDetector(SITE, "cam-1", CameraRule(bridge_s=10), 1.0, since),
+    timelines(LOOKS, lambda t, way: look(t, **way), WAYS),
+)
+
+
+def told(t: float, what: str | None, way: dict[str, Any], seen: bool) -> Reading:
+    """A report, or a look at the picture of the second."""
+    t = round(t)
+    return look(t, *[box("head", 0.8, 100)] * seen, **way) if what is None else report(t, what)
+
+
+REPORTED = Case(
+    lambda since: ReportedDetector(SITE, "cam-1", ReportedRule(wait_s=3, cooldown_s=5), since),
+    timelines(
+        [0, 0, 1, 1, 2, 3, 4, 9, 20],
+        told,
+        st.sampled_from([None, None, "no_helmet", "no_helmet", "smoke_fire"]),
+        WAYS,
+        st.booleans(),
+    ),
+)
+
+SILENCE = Case(
+    lambda since: SilenceDetector(SITE, "dust-1", SilenceRule(at_least_s=10), 1.0, since),
+    timelines([0, 0.5, 1, 1, 3, 10, 10.000001, 40], dust, st.sampled_from([50.0])),
+)
+
+CLOCK = Case(
+    lambda since: ClockDetector(SITE, "dust-1", ClockRule(), since),
+    timelines(
+        [0.5, 1, 1, 3, 40],  # of one time there is but one instantaneous reading
+        lambda t, offset_s: dust(t, 50.0, clock_offset_s=offset_s),
+        st.sampled_from([0.0, 0.0, 20.0, 79.9, 80.0, -28_800.0]),
+    ),
+)
+
+UNITS = Case(
+    lambda since: UnitDetector(SITE, "dust-1", Kind.DUST, since),
+    timelines(
+        [0, 60, 60, 300, 600, 1_800, 7_200, 90_000],
+        dust,
+        st.sampled_from([0.08, 0.08, 80.0, None]),
+    ),
+)
+
 CASES = [
     pytest.param(case, id=name)
-    for name, case in (("dust", DUST), ("cranes", CRANES), ("helmets", HELMETS))
+    for name, case in (
+        ("dust", DUST),
+        ("cranes", CRANES),
+        ("helmets", HELMETS),
+        ("vests", VESTS),
+        ("presence", PRESENCE),
+        ("camera", CAMERA),
+        ("reported", REPORTED),
+        ("silence", SILENCE),
+        ("clock", CLOCK),
+        ("units", UNITS),
+    )
 ]
 
 

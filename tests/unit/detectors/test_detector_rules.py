@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from detectors.rules import CraneRule, DustRule, HelmetRule, Rules
+from detectors.rules import ClockRule, CraneRule, DustRule, HelmetRule, Rules, SilenceRule
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ from detectors.rules import CraneRule, DustRule, HelmetRule, Rules
         (CraneRule, {"hysteresis_m": -0.1}, "hysteresis_m"),
         (HelmetRule, {"min_score": 1.5}, "min_score"),
         (HelmetRule, {"sightings": 7, "looks": 6}, "sightings lies above looks"),
+        (SilenceRule, {"periods": 0.5}, "periods"),
+        (SilenceRule, {"at_least_s": 0}, "at_least_s"),
+        (SilenceRule, {"grace_s": -1}, "grace_s"),
+        (ClockRule, {"jump_s": 0}, "jump_s"),
         (Rules, {"noise": {}}, "noise"),
     ],
 )
@@ -38,6 +42,7 @@ def test_defaults_stand_and_each_setting_is_explained() -> None:
     assert (rules.dust.limit_ug_m3, rules.dust.window_s) == (80, 900)
     assert (rules.crane.limit_m, rules.crane.max_age_s) == (2, 3)
     assert (rules.helmet.sightings, rules.helmet.looks) == (4, 6)
+    assert (rules.silence.periods, rules.silence.at_least_s, rules.clock.jump_s) == (3, 60, 60)
     assert Rules.model_validate({"dust": {"limit_ug_m3": 150}}).dust.window_s == 900
     for definition in Rules.model_json_schema()["$defs"].values():
         assert definition["description"]

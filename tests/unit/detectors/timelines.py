@@ -9,7 +9,18 @@ import msgspec
 
 from detectors.detector import Detector, Said
 from device_profiles.findings import Coverage, Finding
-from device_profiles.readings import Box, CraneReading, Detections, DustReading, Reading, Source
+from device_profiles.readings import (
+    Box,
+    CraneReading,
+    Detections,
+    DeviceStatus,
+    DustReading,
+    FrameSeen,
+    Reading,
+    Reported,
+    Source,
+    Unfit,
+)
 from device_profiles.vocabulary import Series
 
 T0 = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
@@ -33,6 +44,7 @@ def dust(
     pm10_ug_m3: float | None,
     series: Series = Series.INSTANT,
     device: str = "dust-1",
+    clock_offset_s: float = 0.0,
 ) -> DustReading:
     return DustReading(
         site=SITE,
@@ -41,6 +53,7 @@ def dust(
         received_at=at(seconds + 0.1),
         source=_source(seconds),
         series=series,
+        clock_offset_s=clock_offset_s,
         pm10_ug_m3=pm10_ug_m3,
         noise_db=61.0,
     )
@@ -71,7 +84,19 @@ def box(label: str, score: float, x: float, y: float = 100.0, size: float = 40.0
     return Box(label, score, (x, y, x + size, y + size))
 
 
-def look(seconds: float, *boxes: Box, still: bool = False) -> Detections:
+def person(
+    score: float, x: float, y: float = 100.0, width: float = 80.0, height: float = 240.0
+) -> Box:
+    return Box("person", score, (x, y, x + width, y + height))
+
+
+def look(
+    seconds: float,
+    *boxes: Box,
+    still: bool = False,
+    unfit: Unfit | None = None,
+    skipped: int = 0,
+) -> Detections:
     return Detections(
         site=SITE,
         device="cam-1",
@@ -84,6 +109,52 @@ def look(seconds: float, *boxes: Box, still: bool = False) -> Detections:
         height=720,
         boxes=boxes,
         still=still,
+        unfit=unfit,
+        fitness={} if unfit is None else {"light": 12.0},
+        skipped=skipped,
+    )
+
+
+def report(
+    seconds: float,
+    what: str = "no_helmet",
+    *boxes: Box,
+    score: float | None = 0.9,
+    pictured: bool = True,
+) -> Reported:
+    """What the camera's own AI says, of the picture that `look` of the same time looks at."""
+    return Reported(
+        site=SITE,
+        device="cam-1",
+        observed_at=at(seconds),
+        received_at=at(seconds + 0.1),
+        source=_source(seconds),
+        what=what,
+        score=score,
+        boxes=boxes,
+        frame_sha256=f"{int(seconds * 1000):064x}" if pictured else None,
+    )
+
+
+def status(seconds: float, *, online: bool, device: str = "dust-1") -> DeviceStatus:
+    return DeviceStatus(
+        site=SITE,
+        device=device,
+        observed_at=at(seconds),
+        received_at=at(seconds),
+        source=_source(seconds),
+        online=online,
+    )
+
+
+def frame(seconds: float) -> FrameSeen:
+    return FrameSeen(
+        site=SITE,
+        device="cam-1",
+        observed_at=at(seconds),
+        received_at=at(seconds + 0.1),
+        source=_source(seconds),
+        frame_sha256=f"{int(seconds * 1000):064x}",
     )
 
 

@@ -73,12 +73,15 @@ def rows(flush: Flush) -> int:
 
 def balances(flush: Flush) -> None:
     """What holds of every flush."""
-    assert flush.readings == rows(flush) + flush.refused + flush.duplicates + len(flush.merged)
+    folded = flush.conflicts + flush.duplicates + len(flush.merged)
+    assert flush.readings == rows(flush) + flush.refused + folded
     assert all(len(block) for block in flush.blocks)
-    counted = sum(
-        count for (_, _, what), count in flush.exceptions.items() if what == "quarantined"
-    )
-    assert counted == flush.refused
+    counted: Counter[str] = Counter()
+    for (_, _, what), count in flush.exceptions.items():
+        counted[what] += count
+    assert counted["quarantined"] == flush.refused
+    assert counted["conflict"] == flush.conflicts
+    assert sum(entry.units for entry in flush.quarantined) == flush.refused + flush.conflicts
     for entry in flush.quarantined:
         assert len(entry.detail) <= MAX_DETAIL_CHARS
         assert "\n" not in entry.detail
@@ -191,8 +194,8 @@ def test_every_message_ends_in_one_place_and_the_balance_holds(cases: list[Case]
         assert Counter(scopes.get(index, [])) == Counter(one.scopes)
         assert sum(at == index for _, at, _ in flush.statuses) == one.statuses
         assert sum(at == index for _, at, _ in flush.events) == one.events
-    contradictions = flush.refused - sum(one.refused for one in cases)
-    folded = flush.duplicates + len(flush.merged) + contradictions
+    assert flush.refused == sum(one.refused for one in cases)
+    folded = flush.duplicates + len(flush.merged) + flush.conflicts
     assert rows(flush) == sum(one.rows for one in cases) - folded
     assert flush.readings == sum(one.rows + one.refused for one in cases)
     segment = unpack(flush.segment.body)
@@ -240,7 +243,7 @@ def test_the_first_word_on_a_time_stays_and_is_added_to(
         new = values.keys() - first.keys()
         contradicted += wrong
         became[
-            "stored" if not first else "merged" if new else "quarantined" if wrong else "duplicate"
+            "stored" if not first else "merged" if new else "conflict" if wrong else "duplicate"
         ] += 1
         kept[key] = values | first
     found = {}
@@ -257,7 +260,7 @@ def test_the_first_word_on_a_time_stays_and_is_added_to(
     assert rows(flush) == became["stored"]
     assert len(flush.merged) == became["merged"]
     assert flush.duplicates == became["duplicate"]
-    assert flush.refused == became["quarantined"]
+    assert (flush.refused, flush.conflicts) == (0, became["conflict"])
     assert len(flush.quarantined) == contradicted
     assert all(entry.reason is Reason.CONFLICT for entry in flush.quarantined)
 
@@ -417,7 +420,7 @@ def test_ten_thousand_bad_elements_leave_few_rows(
     flush = flush_of((DUST_TOPIC, [element(number) for number in range(10_000)]))
     assert rows(flush) == stored
     assert flush.readings == 10_000
-    assert flush.refused == 10_000 - stored
+    assert flush.refused + flush.conflicts == 10_000 - stored
     by_scope = Counter(entry.scope for entry in flush.quarantined)
     assert max(by_scope.values()) <= MAX_FAULTS_SHOWN + 1
     last = [entry for entry in flush.quarantined if "more of this message" in entry.detail]
@@ -498,7 +501,7 @@ def test_readings_of_one_time_become_one_row() -> None:
     assert block.values[0, names.index("noise_db")] == 61
     assert [met.index for met in flush.merged] == [1]
     assert flush.duplicates == 1
-    assert flush.refused == 1
+    assert (flush.refused, flush.conflicts) == (0, 1)
     (conflict,) = flush.quarantined
     assert (conflict.index, conflict.reason, conflict.value) == (3, Reason.CONFLICT, "81.0")
 
@@ -507,4 +510,4 @@ def test_a_stuck_clock_costs_one_row_and_no_patience() -> None:
     batch = [{"ts": NOW_MS, "values": {"pm10_ug_m3": number % 3}} for number in range(10_000)]
     flush = flush_of((DUST_TOPIC, batch))
     assert rows(flush) == 1
-    assert flush.duplicates + flush.refused == 9_999
+    assert flush.duplicates + flush.conflicts == 9_999

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingest.mqtt.codec import HEAD_BYTES, Reader, Version
 from ingest.mqtt.errors import ProtocolError
@@ -91,3 +93,48 @@ def test_fuzz(count: int) -> None:
         parsed += whole is not None
     # Neither half of the sentence goes untested.
     assert count / 10 < parsed < count * 9 / 10
+
+
+packets = st.one_of(
+    st.binary(max_size=20),
+    st.builds(
+        packet,
+        st.sampled_from([0x20, 0x40, 0x90, 0xB0, 0xD0, 0xE0]) | st.integers(0, 255),
+        st.binary(max_size=12),
+    ),
+    st.builds(
+        publish,
+        st.sampled_from(VERSIONS),
+        st.sampled_from([b"t", b"", b"a/\xff", b"site/a/dust/b/telemetry"]) | st.binary(max_size=9),
+        st.binary(max_size=200),
+        st.integers(0, 3),
+        st.sampled_from([0x30, 0x32, 0x32, 0x33, 0x3A, 0x34, 0x38]),
+        st.sampled_from([b"\0", b"\x02\x01\x01", b"\x03\x23\x00\x01"]) | st.binary(max_size=6),
+    ),
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(VERSIONS),
+    st.booleans(),
+    st.lists(packets, max_size=6),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3),
+    st.integers(0, 4),
+    st.integers(1, 64),
+)
+def test_whatever_hypothesis_thinks_of(
+    version: Version,
+    greeted: bool,
+    several: list[bytes],
+    edits: list[tuple[int, int]],
+    short: int,
+    step: int,
+) -> None:
+    data = bytearray(WELCOME[version] * greeted + b"".join(several))
+    for place, byte in edits:
+        if data:
+            data[place % len(data)] = byte
+    whole = bytes(data[: max(0, len(data) - short)])
+    parts = [whole[at : at + step] for at in range(0, len(whole), step)]
+    assert outcome(version, [whole], MOST_HELD) == outcome(version, parts, MOST_HELD)

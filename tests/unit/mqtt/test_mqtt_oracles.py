@@ -357,13 +357,13 @@ def test_we_read_other_answers_of_mqtt5(
 
     assert of(
         mqtt5.SubAckPacket(packet_id, granted, reason_str=reason, user_properties=user)
-    ) == codec.SubAck(packet_id, tuple(map(int, granted)))
+    ) == codec.SubAck(packet_id, tuple(map(int, granted)), reason or "")
     unsuback = mqtt5.UnsubAckPacket(packet_id, [mqtt5.UnsubAckReasonCode.SUCCESS])
     assert of(unsuback) == codec.UnsubAck(packet_id, (0,))
     puback = mqtt5.PubAckPacket(
         packet_id, reason_code=taken, reason_str=reason, user_properties=user
     )
-    refused = codec.PublishRefused(packet_id, int(taken))
+    refused = codec.PublishRefused(packet_id, int(taken), reason or "")
     assert of(puback) == (refused if int(taken) >= 0x80 else packet_id)
     assert of(
         mqtt5.DisconnectPacket(reason_code=gone, reason_str=reason, user_properties=user)

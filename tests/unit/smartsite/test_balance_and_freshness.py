@@ -1,22 +1,58 @@
 """The sum of the balance, and when data are called fresh."""
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartsite.balance import Balance
+from smartsite.balance import FATES, Balance, align
+from smartsite.bench.ingest import Result, median_of
 from smartsite.health import WORKS_OFF, judge_freshness
 
 counts = st.integers(0, 10**12)
 
 
-@given(counts, counts, counts, counts, counts, st.integers(-5, 5))
+@given(st.lists(counts, min_size=6, max_size=6), counts, st.integers(-5, 5))
 def test_a_balance_adds_up_only_if_nothing_is_missing(
-    stored: int, duplicate: int, merged: int, quarantined: int, redelivered: int, off: int
+    fates: list[int], redelivered: int, off: int
 ) -> None:
-    received = stored + duplicate + merged + quarantined + off
-    balance = Balance(received, stored, duplicate, merged, quarantined, redelivered)
+    counted = dict(zip(FATES, fates, strict=True))
+    balance = Balance(received=sum(fates) + off, redelivered=redelivered, **counted)
     assert balance.adds_up == (off == 0)
+
+
+def test_a_span_is_widened_to_full_hours_of_utc() -> None:
+    shanghai = timezone(timedelta(hours=8))
+    half_past = datetime(2026, 11, 21, 8, 30, tzinfo=shanghai)
+    assert align(half_past) == datetime(2026, 11, 21, 0, tzinfo=UTC)
+    assert align(half_past, up=True) == datetime(2026, 11, 21, 1, tzinfo=UTC)
+    assert align(align(half_past), up=True) == align(half_past)
+
+
+def test_several_runs_are_told_by_their_median() -> None:
+    def result(cpu_us: float, lost: int = 0, db: float | None = None) -> Result:
+        return Result(
+            messages=1_000,
+            readings=1_000,
+            messages_per_s=1e6 / cpu_us,
+            cpu_us_per_message=cpu_us,
+            cpu_us_per_reading=cpu_us,
+            db_cpu_us_per_message=db,
+            broker_cpu_us_per_message=1.0,
+            peak_rss_mb=100.0,
+            stored=1_000 - lost,
+            lost=lost,
+            duplicates=0,
+            reference_us=2.0,
+            cpu_of_reference=cpu_us / 2,
+            where_us={"decode": 3.0, "database_wait": 50.0, "rest": cpu_us - 3.0},
+        )
+
+    told = median_of([result(5.0), result(9.0, lost=2), result(6.0)])
+    assert (told.cpu_us_per_message, told.cpu_us_range, told.runs) == (6.0, (5.0, 9.0), 3)
+    assert (told.lost, told.db_cpu_us_per_message) == (2, None)
+    assert told.where_us == {"decode": 3.0, "database_wait": 50.0, "rest": 3.0}
 
 
 @pytest.mark.parametrize("role", ["ingest", "frames"])

@@ -6,8 +6,15 @@ import pytest
 
 from detectors.rules import DustRule, Rules
 from device_profiles.findings import Coverage, Finding
-from device_profiles.readings import Box, CraneReading, Detections, DustReading, Source
-from device_profiles.sites import CraneGeometry
+from device_profiles.readings import (
+    Box,
+    CraneReading,
+    Detections,
+    DustReading,
+    Reported,
+    Source,
+)
+from device_profiles.sites import CameraSettings, CraneGeometry
 from device_profiles.vocabulary import Kind
 from ingest.store.readings import StoredDevice
 from smartsite.chain import Chain, Subject
@@ -52,33 +59,90 @@ def crane(seconds: float, name: str, slew_deg: float) -> CraneReading:
     )
 
 
+HEALTH = {"device.silence", "device.clock", "device.unit", "device.camera", "device.reported"}
+
+
+def ruled(chain: Chain) -> set[Subject]:
+    """What is judged but the devices' own health."""
+    return {subject for subject in chain.watches if subject.rule not in HEALTH}
+
+
 def devices_of(chain: Chain) -> set[tuple[str, ...]]:
-    return {subject.devices for subject in chain.watches}
+    return {subject.devices for subject in ruled(chain)}
 
 
 def test_every_device_is_judged_by_the_rule_of_its_kind() -> None:
     chain = Chain(RULES, [device("d1", Kind.DUST), device("cam", Kind.CAMERA)])
-    rules = {subject.devices: subject.rule for subject in chain.watches}
+    rules = {subject.devices: subject.rule for subject in ruled(chain)}
     assert rules == {("d1",): "dust.pm10_mean", ("cam",): "helmet.bare_head"}
+    assert {(subject.rule, subject.text) for subject in chain.watches} - {
+        (subject.rule, subject.text) for subject in ruled(chain)
+    } == {
+        ("device.silence", "d1"),
+        ("device.clock", "d1"),
+        ("device.unit", "d1"),
+        ("device.silence", "cam"),
+        ("device.camera", "cam"),
+        ("device.reported", "cam"),
+    }
     assert chain.without_rule == {}
+
+
+def test_zones_bring_the_rules_they_demand() -> None:
+    square = [[0, 0], [1, 0], [1, 1]]
+
+    def rules(**zone: object) -> set[str]:
+        plan = CameraSettings.model_validate({"zone": [{"name": "z", "polygon": square, **zone}]})
+        camera = StoredDevice(1, "s", "cam", Kind.CAMERA, 1.0, None, camera=plan)
+        chain = Chain(RULES, [camera])
+        for subject, watch in chain.watches.items():
+            if subject.rule != "device.silence":
+                again = chain.new_detector(watch.members, at(0), subject.rule)
+                assert type(again) is type(watch.detector)
+                assert chain.linger(watch) > timedelta()
+        return {subject.rule for subject in ruled(chain)}
+
+    assert rules(vest=True) == {"helmet.bare_head", "vest.missing"}
+    assert rules(no_entry=True) == {"helmet.bare_head", "zone.entry"}
+    assert rules(vest=True, no_entry_hours=["22:00-06:00"]) == {
+        "helmet.bare_head",
+        "vest.missing",
+        "zone.entry",
+    }
+
+
+def test_what_a_cameras_own_ai_says_makes_no_other_rule_late() -> None:
+    chain = Chain(RULES, [device("cam", Kind.CAMERA)])
+    chain.observe([bare_head(100)])
+    claim = Reported(
+        site="s",
+        device="cam",
+        observed_at=at(75),
+        received_at=at(101),
+        source=Source(1, 1, 0),
+        what="no_helmet",
+    )
+    judged = chain.observe([claim])
+    assert judged.late == {}
+    assert [item.rule for item in judged.said if isinstance(item, Finding)] == ["device.reported"]
 
 
 def test_cranes_are_judged_in_pairs_that_can_meet() -> None:
     fleet = [device(name, Kind.CRANE, x_m) for name, x_m in (("c", 60), ("a", 0), ("b", 30))]
     chain = Chain(RULES, [*fleet, device("far", Kind.CRANE, 500)])
     assert devices_of(chain) == {("a", "b"), ("a", "c"), ("b", "c")}
-    assert {subject.text for subject in chain.watches} == {"a+b", "a+c", "b+c"}
+    assert {subject.text for subject in ruled(chain)} == {"a+b", "a+c", "b+c"}
     assert chain.without_rule == {}
 
 
 def test_cranes_of_different_sites_never_meet() -> None:
     chain = Chain(RULES, [device("a", Kind.CRANE, 0), device("b", Kind.CRANE, 10, site="t")])
-    assert chain.watches == {}
+    assert ruled(chain) == set()
 
 
 def test_a_crane_without_geometry_is_said() -> None:
     chain = Chain(RULES, [device("a", Kind.CRANE, 0), device("b", Kind.CRANE)])
-    assert chain.watches == {}
+    assert ruled(chain) == set()
     assert chain.without_rule == {"s/b": "no geometry registered"}
 
 
@@ -118,15 +182,15 @@ def test_late_readings_are_reported_and_not_judged() -> None:
     judged = chain.observe([dust(35, 500), dust(25, 500), dust(45, 500), dust(700, 10)])
     subject = Subject("dust.pm10_mean", "s", ("d1",))
     # Rebuilt from the oldest on; until then nothing of it is judged, however new.
-    assert judged.late == {subject: at(25)}
-    assert judged.said == []
+    assert judged.late[subject] == at(25)
+    assert [item for item in judged.said if item.rule not in HEALTH] == []
 
 
 def test_a_late_subject_does_not_stop_the_others() -> None:
     chain = Chain(RULES, [device("d1", Kind.DUST), device("d2", Kind.DUST)])
     chain.observe(dust(10.0 * step, 10.0) for step in range(13))
     judged = chain.observe([dust(0, 10.0), *(dust(10.0 * step, 500.0, "d2") for step in range(13))])
-    assert [subject.devices for subject in judged.late] == [("d1",)]
+    assert {subject.devices for subject in judged.late} == {("d1",)}
     assert any(isinstance(item, Finding) and item.subject == "d2" for item in judged.said)
 
 

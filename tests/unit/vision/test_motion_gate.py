@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detectors.vision.motion import LONGEST_STILL, MotionGate
+from detectors.vision.motion import LONGEST_STILL, MotionGate, grey_of
 from detectors.vision.picture import Image
 from device_profiles.errors import Rejected
 from device_profiles.readings import Box
@@ -119,3 +119,26 @@ def test_what_is_no_picture_is_rejected_and_changes_nothing(gate: MotionGate) ->
         with pytest.raises(Rejected):
             gate.still(data, at(1))
     assert gate.still(jpeg(scene()), at(2)) == BOXES
+
+
+def test_the_very_same_bytes_are_still_without_a_look_at_them(
+    gate: MotionGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detectors.vision.motion.grey_of", lambda _data: pytest.fail("decoded"))
+    assert gate.still(jpeg(scene()), at(1)) == BOXES
+    assert gate.grey is not None
+    with pytest.raises(pytest.fail.Exception):
+        gate.still(jpeg(scene()), at(LONGEST_STILL.total_seconds()))
+
+
+def test_the_same_bytes_count_only_as_those_looked_at(gate: MotionGate) -> None:
+    # Nobody looked at the worker: showing him again changes nothing.
+    for seconds in (1, 2):
+        assert gate.still(jpeg(with_worker(100)), at(seconds)) is None
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (640, 360), (500, 900), (1, 1), (3, 2_000)])
+def test_the_grey_picture_is_small(size: tuple[int, int]) -> None:
+    grey = grey_of(jpeg(scene(*size)))
+    assert grey.ndim == 2
+    assert 1 <= min(grey.shape) <= max(grey.shape) <= 160

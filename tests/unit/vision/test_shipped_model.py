@@ -1,14 +1,16 @@
 """The model that is shipped, on pictures that are: and what is no model."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from detectors.vision.boxes import overlap_matrix, overlaps
 from detectors.vision.errors import Misconfigured
-from detectors.vision.model import MAX_BOXES, SHIPPED, Model
+from detectors.vision.model import MAX_BOXES, ONE_OF, SHIPPED, Model
 from device_profiles.errors import Rejected
 from device_profiles.readings import Box
 
@@ -114,3 +116,94 @@ def test_what_is_no_model_is_misconfigured(tmp_path: Path) -> None:
             Model(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+GOLDEN = {
+    "one-by-one/00800.jpg": {
+        "person": [(365, 33, 501, 380)],
+        "head": [(414, 32, 466, 108)],
+        "no_vest": [(362, 95, 498, 245)],
+    },
+    "one-by-one/00830.jpg": {
+        "person": [(363, 36, 500, 383)],
+        "head": [(418, 35, 468, 108)],
+        "no_vest": [(360, 97, 498, 247)],
+    },
+    "worker-zone/00030.jpg": {
+        "person": [(170, 110, 297, 408)],
+        "helmet": [(211, 108, 258, 168)],
+        "vest": [(194, 163, 280, 276)],
+    },
+    "worker-zone/00066.jpg": {
+        "person": [(141, 82, 244, 336)],
+        "helmet": [(163, 84, 206, 142)],
+        "vest": [(154, 130, 233, 224)],
+    },
+    "one-by-one/00735.jpg": {},
+}
+"""By picture and class what there is to see, marked by hand, pixels."""
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_golden_picture_shows_what_it_shows(model: Model, name: str) -> None:
+    found = look_at_what_counts(model, name)
+    wanted = GOLDEN[name]
+    assert {box.label for box in found} == set(wanted)
+    for label, places in wanted.items():
+        boxes = [box for box in found if box.label == label]
+        assert len(boxes) == len(places)
+        for box, place in zip(boxes, places, strict=True):
+            share = overlaps(np.array(box.box, np.float32), np.array([place], np.float32))[0]
+            assert share > 0.55, (box, place)
+
+
+def look_at_what_counts(model: Model, name: str) -> list[Box]:
+    return model.look((CLIPS / name).read_bytes(), model.operating_point)
+
+
+def test_one_head_is_only_one_where_it_is_acted_on(model: Model) -> None:
+    def doubles(boxes: list[Box]) -> int:
+        heads = np.array([box.box for box in boxes if box.label in ONE_OF], np.float32)
+        shares = overlap_matrix(heads, heads)
+        return int((np.triu(shares, 1) > 0.6).sum())
+
+    data = (CLIPS / "worker-zone/00030.jpg").read_bytes()
+    assert doubles(model.look(data, 0.01)) == 0
+    assert doubles(model.look(data, 0.01, every=True)) > 0
+
+
+def test_many_pictures_are_looked_at_as_one_by_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [(CLIPS / name).read_bytes() for name in GOLDEN]
+    picture = cv2.imdecode(np.frombuffer(good[0], np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    upright = cv2.imencode(".jpg", cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE))[1].tobytes()
+    given = [good[0], b"no picture", upright, *good[1:]]
+    alone = [model.look(data, 0.3) if data[:2] == b"\xff\xd8" else None for data in given]
+    for batch in (1, 2, 4):
+        monkeypatch.setattr(model, "_batch", batch)
+        together = model.look_at_many(given, 0.3)
+        assert isinstance(together[1], Rejected)
+        for one, other in zip(together, alone, strict=True):
+            if other is None or isinstance(one, Rejected):
+                assert other is None
+                continue
+            assert [box.label for box in one] == [box.label for box in other]
+            np.testing.assert_allclose(
+                [box.box for box in one], [box.box for box in other], atol=0.05
+            )
+
+
+def test_two_threads_may_look_at_once(model: Model) -> None:
+    datas = [(CLIPS / name).read_bytes() for name in GOLDEN] * 4
+    wanted = [model.look(data, 0.3) for data in datas]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda data: model.look(data, 0.3), datas)) == wanted
+
+
+def test_a_decoded_picture_shows_what_its_bytes_do(model: Model) -> None:
+    data = (CLIPS / "one-by-one/00800.jpg").read_bytes()
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert model.see(picture.astype(np.uint8), 0.3) == model.look(data, 0.3)

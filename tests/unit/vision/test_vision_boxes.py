@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
 SIDE = 64
+HALF = np.array(0.5, np.float32)
 CELLS = sum((SIDE // stride) ** 2 for stride in STRIDES)
 
 
@@ -73,6 +74,25 @@ def test_the_best_of_doubles_stays_and_groups_keep_apart() -> None:
     assert suppress(boxes, scores, np.array([0, 0, 0, 0]), 0.6).tolist() == [1, 3]
 
 
+@given(st.lists(candidate, max_size=25), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_as_many_as_are_wanted_are_the_best_of_all(
+    candidates: list[tuple[Box, float, int]], most: int
+) -> None:
+    boxes = np.array([box for box, _, _ in candidates], np.float32).reshape(-1, 4)
+    scores = np.array([score for _, score, _ in candidates], np.float32)
+    groups = np.array([group for _, _, group in candidates], np.int64)
+    everything = suppress(boxes, scores, groups, 0.3)
+    assert suppress(boxes, scores, groups, 0.3, most).tolist() == everything[:most].tolist()
+
+
+def test_the_least_score_may_differ_by_class() -> None:
+    raw = np.zeros((CELLS, 6), np.float32)
+    raw[3, 4:] = 0.5, 0.4
+    _, _, classes = decode_cells(raw, SIDE, SIDE, np.array([0.6, 0.3], np.float32))
+    assert classes.tolist() == [1]
+
+
 def test_nothing_to_suppress() -> None:
     nothing = np.empty((0, 4), np.float32)
     assert suppress(nothing, np.empty(0, np.float32), np.empty(0, np.int64), 0.5).tolist() == []
@@ -87,12 +107,12 @@ def test_overlaps(box: Box, others: list[Box]) -> None:
 
 
 def test_the_grid_goes_row_by_row_stride_by_stride() -> None:
-    corners, strides = grid(SIDE)
+    corners, strides = grid(SIDE, 2 * SIDE)
     wanted = [
         (x, y, stride)
         for stride in STRIDES
         for y in range(SIDE // stride)
-        for x in range(SIDE // stride)
+        for x in range(2 * SIDE // stride)
     ]
     found = np.concatenate((corners, strides), 1).tolist()
     assert [tuple(row) for row in found] == wanted
@@ -129,7 +149,7 @@ def test_cells_are_decoded_as_a_loop_does(seed: int) -> None:
         np.float32
     )
     least = float(np.float32(0.5))
-    boxes, scores, classes = decode_cells(raw, SIDE, least)
+    boxes, scores, classes = decode_cells(raw, SIDE, SIDE, np.array(least, np.float32))
     wanted = decode_plainly(raw, least)
     assert len(wanted) > 10
     assert classes.tolist() == [class_ for _, _, class_ in wanted]
@@ -139,15 +159,15 @@ def test_cells_are_decoded_as_a_loop_does(seed: int) -> None:
 
 def test_a_score_at_the_limit_counts_and_nothing_gives_nothing() -> None:
     raw = np.zeros((CELLS, 6), np.float32)
-    boxes, scores, classes = decode_cells(raw, SIDE, 0.5)
+    boxes, scores, classes = decode_cells(raw, SIDE, SIDE, HALF)
     assert (boxes.shape, scores.shape, classes.shape) == ((0, 4), (0,), (0,))
     raw[3, 4:] = 0.5
-    boxes, _, classes = decode_cells(raw, SIDE, 0.5)
+    boxes, _, classes = decode_cells(raw, SIDE, SIDE, HALF)
     assert classes.tolist() == [0, 1]  # one candidate for each class
     assert boxes.tolist() == [[20, -4, 28, 4]] * 2
 
 
 def test_a_head_gone_wild_gives_finite_boxes() -> None:
     raw = np.full((CELLS, 5), 1e4, np.float32)
-    boxes, _, _ = decode_cells(raw, SIDE, 0.5)
+    boxes, _, _ = decode_cells(raw, SIDE, SIDE, HALF)
     assert np.isfinite(boxes).all()

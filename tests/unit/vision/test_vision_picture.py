@@ -1,4 +1,4 @@
-"""Pictures: decoded no larger than needed, fitted into the model's square, and back."""
+"""Pictures: decoded no larger than needed, fitted into the model's input, and back."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.vision.picture import PAD, Image, decode, letterbox, reduction_for
+from detectors.vision.picture import Image, Letterbox, decode, fit, place, reduction_for
 from device_profiles.errors import Reason, Rejected
 from device_profiles.jpeg import JpegHeader, read_jpeg_header
 
@@ -46,55 +46,110 @@ def test_decoding_keeps_the_colour_and_the_proportions(width: int, height: int, 
 def test_what_cannot_be_decoded_is_rejected() -> None:
     data = jpeg(plain(32, 32))
     header = read_jpeg_header(data)
-    for bad in (data[:30], b"", b"\xff\xd8" + bytes(50), data[:2] + b"\xff\xd9"):
+    for bad in (data[:30], b"\xff\xd8" + bytes(50), data[:2] + b"\xff\xd9"):
         with pytest.raises(Rejected) as caught:
             decode(bad, header, 32)
         assert caught.value.reason is Reason.SYNTAX
+    with pytest.raises(Rejected):
+        decode(b"", header, 32)
 
 
 sizes = st.one_of(st.integers(1, 40), st.integers(1, 2_000))
+WAYS: list[Letterbox] = ["top-left", "centre", "stretch"]
 
 
-@given(sizes, sizes)
-@settings(max_examples=80, deadline=None)
-def test_the_square_holds_the_whole_picture_in_its_proportions(width: int, height: int) -> None:
+@given(sizes, sizes, st.sampled_from(WAYS), st.sampled_from([None, 32]))
+@settings(max_examples=150, deadline=None)
+def test_the_input_holds_the_whole_picture_in_its_proportions(
+    width: int, height: int, how: Letterbox, multiple_of: int | None
+) -> None:
     side = 96
-    tensor, scale = letterbox(plain(width, height, 250), side, width, height)
-    assert tensor.shape == (1, 3, side, side)
-    assert tensor.dtype == np.float32
-    assert scale == pytest.approx(side / max(width, height))
-    painted = tensor[0, 0] == 250
-    rows, columns = int(painted.any(1).sum()), int(painted.any(0).sum())
-    # At the upper left, without holes, and the rest is padding.
-    assert painted[:rows, :columns].all()
-    assert (tensor[0, :, rows:] == PAD).all()
-    assert (tensor[0, :, :, columns:] == PAD).all()
-    assert max(rows, columns) == side
-    assert abs(columns - max(1, width * scale)) <= 0.5
-    assert abs(rows - max(1, height * scale)) <= 0.5
+    placement = place(width, height, side, side, how=how, multiple_of=multiple_of)
+    inner = fit(plain(width, height), placement)
+    assert inner.shape == (placement.inner_height, placement.inner_width, 3)
+    assert placement.top + placement.inner_height <= placement.height <= side
+    assert placement.left + placement.inner_width <= placement.width <= side
+    if how == "stretch":
+        assert inner.shape[:2] == (side, side)
+        return
+    scale = side / max(width, height)
+    assert max(inner.shape) == side
+    assert abs(placement.inner_width - max(1, width * scale)) <= 0.5
+    assert abs(placement.inner_height - max(1, height * scale)) <= 0.5
+    before, after = placement.top, placement.height - placement.top - placement.inner_height
+    assert before == 0 if how == "top-left" else abs(before - after) <= 1
+    if multiple_of is None:
+        assert (placement.height, placement.width) == (side, side)
+    else:
+        # No more padding than up to the next step.
+        assert placement.height % 32 == placement.width % 32 == 0
+        assert placement.height - placement.inner_height < 32
+        assert placement.width - placement.inner_width < 32
+
+
+@given(sizes, sizes, st.sampled_from(WAYS), st.data())
+@settings(max_examples=150, deadline=None)
+def test_boxes_come_back_to_where_they_were(
+    width: int, height: int, how: Letterbox, data: st.DataObject
+) -> None:
+    placement = place(width, height, 96, 64, how=how)
+    x1, x2 = sorted(data.draw(st.tuples(st.floats(0, width), st.floats(0, width))))
+    y1, y2 = sorted(data.draw(st.tuples(st.floats(0, height), st.floats(0, height))))
+    across, down = placement.inner_width / width, placement.inner_height / height
+    there = np.array(
+        [
+            [
+                x1 * across + placement.left,
+                y1 * down + placement.top,
+                x2 * across + placement.left,
+                y2 * down + placement.top,
+            ]
+        ],
+        np.float32,
+    )
+    back = placement.restore(there)[0]
+    np.testing.assert_allclose(back, [x1, y1, x2, y2], atol=2e-5 * max(width, height) + 1e-4)
+
+
+def test_boxes_beyond_the_picture_are_cut_at_its_edge() -> None:
+    placement = place(200, 100, 100, 100)
+    boxes = np.array([[-10, -10, 300, 300], [20, 60, 40, 80]], np.float32)
+    assert placement.restore(boxes).tolist() == [[0, 0, 200, 100], [40, 100, 80, 100]]
+
+
+@given(st.integers(1, 8_000), st.integers(1, 8_000), st.sampled_from(WAYS))
+@settings(max_examples=200, deadline=None)
+def test_what_is_decoded_is_never_smaller_than_what_is_needed(
+    width: int, height: int, how: Letterbox
+) -> None:
+    placement = place(width, height, 416, 416, how=how, multiple_of=32)
+    factor = reduction_for(JpegHeader(width, height, 3, False), placement.side)
+    assert factor == 1 or width / factor >= placement.inner_width - 0.5
+    assert factor == 1 or height / factor >= placement.inner_height - 0.5
+    # And never twice as large in both directions where libjpeg could have halved it.
+    halved = min(width / placement.inner_width, height / placement.inner_height) / factor
+    assert factor == 8 or halved < 2 + 1e-9
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 360), (360, 640), (1_920, 1_080), (200, 200)])
-@pytest.mark.parametrize("place", [(0.1, 0.2), (0.5, 0.5), (0.8, 0.7)])
-def test_a_place_in_the_square_leads_back_to_the_original(
-    width: int, height: int, place: tuple[float, float]
+@pytest.mark.parametrize("where", [(0.1, 0.2), (0.5, 0.5), (0.8, 0.7)])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_place_in_the_input_leads_back_to_the_original(
+    width: int, height: int, where: tuple[float, float], how: Letterbox
 ) -> None:
     image = plain(width, height, 0)
-    left, top = int(place[0] * width), int(place[1] * height)
+    left, top = int(where[0] * width), int(where[1] * height)
     right, bottom = left + width // 8, top + height // 8
     image[top:bottom, left:right] = 255
     data = jpeg(image)
     header = read_jpeg_header(data)
-    tensor, scale = letterbox(decode(data, header, 160), 160, header.width, header.height)
-    lit = tensor[0, 1, : round(height * scale), : round(width * scale)] > 128
+    placement = place(header.width, header.height, 160, 160, how=how)
+    lit = fit(decode(data, header, placement.side), placement)[..., 1] > 128
     ys, xs = np.nonzero(lit)
-    found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / scale
-    # One pixel of the square is this many of the original.
-    np.testing.assert_allclose(found, [left, top, right, bottom], atol=1.1 / scale)
-
-
-def test_the_square_is_blue_green_red() -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[..., 0], image[..., 2] = 10, 30
-    tensor, _ = letterbox(image, 32, 8, 8)
-    assert tensor[0, :, 0, 0].tolist() == [10, 0, 30]
+    found = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    found += [placement.left, placement.top] * 2
+    # One pixel of the input is this many of the original.
+    pixel = max(width / placement.inner_width, height / placement.inner_height)
+    np.testing.assert_allclose(
+        placement.restore(found)[0], [left, top, right, bottom], atol=1.1 * pixel
+    )

@@ -1,0 +1,315 @@
+"""Copies of evidence for sharing: what was found is marked, everybody else's head is unreadable.
+
+A copy is derived from an original that stays as it came, and is kept beside it; what counts as
+evidence is the original alone. A head is made unreadable by throwing it away: of its box, grown a
+little, no more than six by six means are left, and these are blurred. Of the picture's metadata
+nothing is taken over. No copy is made of a picture our model has not looked at: nobody knows whose
+heads are on it. A head the model missed altogether stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from alerts.evidence import SQL, recipe_of
+from device_profiles.errors import Reason, Rejected
+from device_profiles.findings import Evidence, Finding
+from device_profiles.jpeg import read_jpeg_header
+
+log = logging.getLogger(__name__)
+
+Image: TypeAlias = npt.NDArray[np.uint8]
+Corners: TypeAlias = tuple[float, float, float, float]
+Seen: TypeAlias = Sequence[Sequence[Any]]
+"""What the model saw, as it is stored: label, score, x1, y1, x2, y2 each."""
+
+QUALITY = 88
+MEANS = 6
+GROWN = 0.3
+"""A head's box is grown by this share of its size on every side: hair, chin and ears."""
+
+_HEADS = frozenset({"head", "helmet"})
+_PERSON = "person"
+_SAME = 0.3
+_TOP = 0.4
+_HEAD_OF_PERSON = (0.2, 0.22)
+"""Where a person's head is that was not seen: in from each side, down from the top, in shares of
+the person's box."""
+
+_RED = (40, 40, 230)
+_WHITE = (255, 255, 255)
+
+
+class Pictures(Protocol):
+    """A store of pictures by hash: `ingest.frame_store.FrameStore`."""
+
+    def get(self, sha256: bytes) -> bytes:
+        """Fetch a picture."""
+
+    def put(self, data: bytes) -> bytes:
+        """Keep a picture; its hash."""
+
+
+def strangers(drawn: Sequence[Corners], seen: Seen) -> list[Corners]:
+    """The heads on a picture of people a violation is not about.
+
+    Args:
+        drawn: The boxes the violation is about: heads, or whole persons.
+        seen: What the model saw on the picture.
+
+    Returns:
+        Boxes to be made unreadable: heads, and where none was seen of a person, where it must be.
+    """
+    heads = [_corners(box) for box in seen if box[0] in _HEADS]
+    persons = [_corners(box) for box in seen if box[0] == _PERSON]
+    involved = {
+        place
+        for place, head in enumerate(heads)
+        if any(_overlap(head, one) >= _SAME for one in drawn)
+    }
+    for one in drawn:
+        # A whole person was drawn: of the heads at its top the one nearest its middle is its own.
+        own = [place for place, head in enumerate(heads) if _is_at_top(head, one)]
+        if own and not any(_overlap(heads[place], one) >= _SAME for place in own):
+            middle = (one[0] + one[2]) / 2
+            involved.add(
+                min(own, key=lambda place: abs((heads[place][0] + heads[place][2]) / 2 - middle))
+            )
+    found = [head for place, head in enumerate(heads) if place not in involved]
+    for person in persons:
+        has_head = any(_is_at_top(head, person) for head in (*heads, *drawn))
+        if not has_head and all(_overlap(person, one) < _SAME for one in drawn):
+            left, top, right, bottom = person
+            aside = _HEAD_OF_PERSON[0] * (right - left)
+            down = max(_HEAD_OF_PERSON[1] * (bottom - top), 0.3 * (right - left))
+            found.append((left + aside, top, right - aside, min(bottom, top + down)))
+    return found
+
+
+def annotate(
+    data: bytes,
+    drawn: Sequence[tuple[str, float, float, float, float, float]],
+    hidden: Iterable[Corners],
+    caption: str = "",
+) -> bytes:
+    """Make the copy of a picture.
+
+    Args:
+        data: The original, a JPEG.
+        drawn: What is marked: label, score, x1, y1, x2, y2 in pixels of the original.
+        hidden: Heads to be made unreadable.
+        caption: A line at the lower edge; what is no ASCII is left out.
+
+    Returns:
+        A JPEG of the same size.
+
+    Raises:
+        Rejected: The original cannot be decoded.
+    """
+    header = read_jpeg_header(data)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if decoded is None or decoded.shape[:2] != (header.height, header.width):
+        raise Rejected(Reason.SYNTAX, "the JPEG cannot be decoded")
+    image: Image = decoded.astype(np.uint8, copy=False)
+    for corners in hidden:
+        _hide(image, corners)
+    thick = max(1, round(max(image.shape) / 500))
+    scale = max(0.4, max(image.shape) / 1_600)
+    for label, score, x1, y1, x2, y2 in drawn:
+        low, high = (round(x1), round(y1)), (round(x2), round(y2))
+        cv2.rectangle(image, low, high, _RED, thick)
+        _write(image, f"{label} {score:.2f}", (low[0], low[1] - 2 * thick), scale, thick)
+    if caption:
+        _write(image, caption, (4, image.shape[0] - 6), scale, thick)
+    done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done  # noqa: S101 - an image in memory can be encoded
+    return bytes(jpeg.tobytes())
+
+
+def _write(image: Image, text: str, place: tuple[int, int], scale: float, thick: int) -> None:
+    plain = text.encode("ascii", "ignore").decode()
+    at = (max(0, place[0]), max(round(24 * scale), place[1]))
+    cv2.putText(image, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, _RED, 3 * thick, cv2.LINE_AA)
+    cv2.putText(image, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, _WHITE, thick, cv2.LINE_AA)
+
+
+def _hide(image: Image, corners: Corners) -> None:
+    """Leave of a part of a picture no more than a few means."""
+    height, width = image.shape[:2]
+    across, down = (GROWN * (corners[2 + side] - corners[side]) for side in (0, 1))
+    left, right = (round(corners[0] - across), round(corners[2] + across))
+    top, bottom = (round(corners[1] - down), round(corners[3] + down))
+    left, right = max(0, left), min(width, right)
+    top, bottom = max(0, top), min(height, bottom)
+    if right <= left or bottom <= top:
+        return
+    part = image[top:bottom, left:right]
+    size = right - left, bottom - top
+    few = min(MEANS, size[0]), min(MEANS, size[1])
+    if max(size) <= MEANS:
+        few = (1, 1)
+    means = cv2.resize(part, few, interpolation=cv2.INTER_AREA)
+    wide = cv2.resize(means, size, interpolation=cv2.INTER_LINEAR)
+    blurred = cv2.GaussianBlur(wide, (0, 0), max(size) / (2 * MEANS))
+    image[top:bottom, left:right] = blurred
+
+
+def _corners(box: Sequence[Any]) -> Corners:
+    _, _, x1, y1, x2, y2 = box
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def _is_at_top(head: Corners, person: Corners) -> bool:
+    x, y = (head[0] + head[2]) / 2, (head[1] + head[3]) / 2
+    left, top, right, bottom = person
+    size = max(head[2] - head[0], head[3] - head[1])
+    return left <= x <= right and top - size <= y <= top + _TOP * (bottom - top)
+
+
+def _overlap(one: Corners, other: Corners) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)
+
+
+def best_picture(evidence: Iterable[Evidence]) -> Evidence | None:
+    """The entry whose picture shows best what was found.
+
+    Args:
+        evidence: Of a finding.
+
+    Returns:
+        Of those our model looked at and found something on, the one with the best score; None if
+        there is none.
+    """
+    pictured = [
+        entry
+        for entry in evidence
+        if entry.frame_sha256 is not None and entry.model_sha256 is not None and entry.boxes
+    ]
+    return max(pictured, key=lambda entry: max(box[1] for box in entry.boxes), default=None)
+
+
+class Sharing:
+    """Makes copies for sharing and keeps them."""
+
+    def __init__(self, originals: Pictures, copies: Pictures) -> None:
+        """Open both stores.
+
+        Args:
+            originals: Where the frames lie; they are only read.
+            copies: Where the copies go.
+        """
+        self._originals = originals
+        self._copies = copies
+
+    async def share(
+        self, connection: AsyncConnection[Any], findings: Iterable[Finding], now: datetime
+    ) -> int:
+        """Make a copy of the best picture of each finding that has one and none was made of yet.
+
+        What is not there or cannot be read is left out: a finding needs no picture to be told.
+
+        Args:
+            connection: In a transaction, which the caller commits.
+            findings: About to be booked.
+            now: The present time; aware.
+
+        Returns:
+            How many copies were made.
+
+        Raises:
+            psycopg.Error: The database failed.
+        """
+        made = 0
+        for finding in findings:
+            entry = best_picture(finding.evidence)
+            if entry is not None and await self.copy_of(connection, entry) is None:
+                made += await self.make(connection, finding.site, entry, now) is not None
+        return made
+
+    async def copy_of(self, connection: AsyncConnection[Any], entry: Evidence) -> bytes | None:
+        """Find the copy of an entry's picture.
+
+        Args:
+            connection: An open connection.
+            entry: With boxes and a frame.
+
+        Returns:
+            Its hash; None if there is none.
+        """
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(SQL["shared_pictures"], {"recipes": [recipe_of(entry)]})
+            row = await cursor.fetchone()
+        return None if row is None else bytes(row[1])
+
+    async def make(
+        self, connection: AsyncConnection[Any], site: str, entry: Evidence, now: datetime
+    ) -> bytes | None:
+        """Make the copy of an entry's picture and keep it.
+
+        Args:
+            connection: In a transaction, which the caller commits.
+            site: Site id.
+            entry: With boxes and a frame.
+            now: The present time; aware.
+
+        Returns:
+            The copy; None where its picture is gone, or nobody knows whose heads are on it.
+
+        Raises:
+            psycopg.Error: The database failed.
+        """
+        if entry.frame_sha256 is None:
+            return None
+        frame = bytes.fromhex(entry.frame_sha256)
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(
+                SQL["seen_on_frame"],
+                {
+                    "site": site,
+                    "device": entry.device,
+                    "observed_at": entry.observed_at,
+                    "frame_sha256": frame,
+                },
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            try:
+                sha256, copy = await asyncio.to_thread(self._draw, frame, entry, row[0])
+            except (OSError, ValueError, Rejected) as fault:
+                log.warning("no copy for sharing of frame %s: %s", entry.frame_sha256, fault)
+                return None
+            await cursor.execute(
+                SQL["put_shared_picture"],
+                {
+                    "recipe": recipe_of(entry),
+                    "frame_sha256": frame,
+                    "sha256": sha256,
+                    "now": now,
+                },
+            )
+        return copy
+
+    def _draw(self, frame: bytes, entry: Evidence, seen: Seen) -> tuple[bytes, bytes]:
+        data = self._originals.get(frame)
+        boxes = [(box[2], box[3], box[4], box[5]) for box in entry.boxes]
+        caption = f"{entry.device} {entry.observed_at:%Y-%m-%d %H:%M:%S}Z  {frame.hex()[:16]}"
+        copy = annotate(data, entry.boxes, strangers(boxes, seen), caption)
+        return self._copies.put(copy), copy

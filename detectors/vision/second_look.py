@@ -1,0 +1,79 @@
+"""The second look: helmet or not, asked of the crop of a head, in ONNX.
+
+The detector tells helmets from heads at some twenty pixels and takes caps for helmets; this small
+network was trained on heads alone, and on caps, knit hats and hoods drawn onto them
+(`detectors/training/second_look.py`). It only ever takes a helmet away: a bare head stays one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detectors.vision.crops import SIDE, WIDER, Image
+from detectors.vision.errors import Misconfigured
+from detectors.vision.model import open_session
+
+SHIPPED = Path(__file__).parent / "weights" / "second_look.onnx"
+
+MOST = 64
+"""Crops that are looked at together."""
+
+
+class SecondLook:
+    """A classifier of heads in ONNX.
+
+    Attributes:
+        least: Probability from which on a head counts as one in a helmet.
+    """
+
+    def __init__(self, path: Path = SHIPPED, *, threads: int = 1) -> None:
+        """Load and warm it.
+
+        Args:
+            path: The ONNX file.
+            threads: For one batch.
+
+        Raises:
+            Misconfigured: The file is missing, or not one of ours.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as fault:
+            raise Misconfigured(f"the second look {path} cannot be read: {fault.strerror}") from None
+        # So little that handing it to a GPU would cost more.
+        self._session = open_session(data, f"the second look {path}", threads=threads, device="cpu")
+        said = self._session.get_modelmeta().custom_metadata_map
+        try:
+            taken = json.loads(said["input"])
+            self.least = float(json.loads(said["least"]))
+            fits = (taken["side"], taken["wider"]) == (SIDE, WIDER)
+        except (KeyError, TypeError, ValueError):
+            raise Misconfigured(f"the second look {path} does not say what it takes") from None
+        if not fits:
+            raise Misconfigured(
+                f"the second look {path} takes crops of {taken['side']} pixels,"
+                f" {taken['wider']} times a head; ours are {SIDE} and {WIDER}"
+            )
+        self([np.zeros((SIDE, SIDE, 3), np.uint8)])
+
+    def __call__(self, crops: Sequence[Image]) -> list[float]:
+        """Look at heads.
+
+        Args:
+            crops: From `detectors.vision.crops.head_crop`, SIDE × SIDE × 3 each.
+
+        Returns:
+            For each the probability that it wears a helmet, 0 to 1.
+        """
+        shares: list[float] = []
+        for start in range(0, len(crops), MOST):
+            batch = np.stack(crops[start : start + MOST]).transpose(0, 3, 1, 2)
+            answer = self._session.run(
+                None, {"crops": np.ascontiguousarray(batch, dtype=np.float32)}
+            )[0]
+            shares.extend(float(share) for share in np.asarray(answer, np.float32))
+        return shares

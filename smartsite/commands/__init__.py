@@ -1,0 +1,1 @@
+"""The commands of `smartsite` that have grown families, one module each."""

@@ -1,0 +1,244 @@
+"""The role `vision`: every frame is looked at or counted, whatever befalls it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+
+from detectors.rules import Rules
+from device_profiles.native import microseconds
+from device_profiles.sites import CameraSettings, Device
+from device_profiles.vocabulary import Kind
+from ingest.frame_store import FrameStore
+from ingest.frames import FrameWriter
+from ingest.pipeline import TimeLimits
+from ingest.store.worker import Worker, connect
+from simulators.camera import programme
+from smartsite.judge import Judge
+from smartsite.roles import vision
+from smartsite.services import Whereabouts
+from smartsite.settings import DatabaseSettings, Settings, VisionSettings
+from tests.integration.service.roles import until
+from tests.integration.yard import SITE, arrivals_of, ask, register, routes_of, site_file, topic_of
+
+PICTURES = [picture.jpeg for picture in programme()[:31]]
+"""A man with a bare head walks in and leaves."""
+
+
+class Darkroom:
+    """A database, a folder of frames, and whoever looks at them."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        self.url = database_url
+        self.settings = Settings(
+            data_dir=folder,
+            database=DatabaseSettings(url="postgresql://somebody@localhost/unused"),
+            vision=VisionSettings(keep_up_s=600),
+        )
+
+    async def hang(
+        self, pictures: Sequence[bytes], device: str = "camera-1", every_s: float = 0.5
+    ) -> datetime:
+        """Take frames in; returns the time of the first."""
+        worker = Worker(self.url, "frames")
+        writer = FrameWriter(worker, FrameStore(self.settings.frame_dir), TimeLimits())
+        now = datetime.now(UTC)
+        start = now - timedelta(seconds=every_s * len(pictures))
+        times = [start + timedelta(seconds=every_s * place) for place in range(len(pictures))]
+        messages = [
+            (topic_of(device, f"frame/{microseconds(time) // 1_000}"), jpeg)
+            for time, jpeg in zip(times, pictures, strict=True)
+        ]
+        routes = await routes_of(self.url)
+        await writer.write(arrivals_of(*messages, received_us=microseconds(now)), routes)
+        await worker.close()
+        return start
+
+    @asynccontextmanager
+    async def looking(self) -> Any:
+        stop = asyncio.Event()
+        where = Whereabouts(pid=0, started=0.0, broker_url="", database_url=self.url)
+        task = asyncio.create_task(vision.run(self.settings, where, stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            async with asyncio.timeout(60):
+                await task
+
+    async def until_looked(self) -> None:
+        async with self.looking() as task:
+            await until(lambda: task.done() or self.waiting() == 0, "all frames are looked at")
+
+    def waiting(self) -> int:
+        return len(ask(self.url, "SELECT FROM frame_queue"))
+
+    def looks(self) -> list[dict[str, Any]]:
+        return ask(self.url, "SELECT * FROM detections ORDER BY observed_at")
+
+    def skipped(self) -> dict[str, int]:
+        rows = ask(self.url, "SELECT reason, sum(count)::int AS n FROM frames_skipped GROUP BY 1")
+        return {row["reason"]: row["n"] for row in rows}
+
+    async def judged(self) -> list[dict[str, Any]]:
+        connection = await connect(self.url, "test")
+        async with connection:
+            judge = Judge(connection, Rules())
+            now = datetime.now(UTC)
+            await judge.start(now)
+            await judge.step(now)
+            await judge.tick(now + timedelta(hours=1), timedelta())
+        return ask(
+            self.url,
+            "SELECT rule, subject, closed_at, measured, evidence FROM violations"
+            " WHERE state <> 'withdrawn' AND rule <> 'device.silence' ORDER BY opened_at",
+        )
+
+
+@pytest.fixture
+def room(database_url: str, tmp_path: Path) -> Darkroom:
+    register(database_url, site_file())
+    return Darkroom(database_url, tmp_path)
+
+
+async def test_a_clip_of_a_bare_head_is_one_violation(room: Darkroom) -> None:
+    start = await room.hang(PICTURES)
+    await room.until_looked()
+    looks = room.looks()
+    assert len(looks) == len(PICTURES)
+    assert room.skipped() == {}
+    assert {look["unfit"] for look in looks} == {None}
+    # What is still, the model has not run on; most of the clip moves.
+    assert 0 < sum(not look["still"] for look in looks) < len(PICTURES)
+    (violation,) = await room.judged()
+    assert violation["rule"] == "helmet.bare_head"
+    frames = {look["frame_sha256"].hex() for look in looks}
+    assert {entry["frame_sha256"] for entry in violation["evidence"]} <= frames
+    assert violation["closed_at"] > start
+
+
+def damaged(change: Callable[[Any], Any]) -> list[bytes]:
+    def one(jpeg: bytes) -> bytes:
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        return cv2.imencode(".jpg", change(picture))[1].tobytes()
+
+    return [one(jpeg) for jpeg in PICTURES[8:20]]
+
+
+async def test_a_camera_that_goes_dark_is_reported_and_nothing_is_made_of_its_pictures(
+    room: Darkroom,
+) -> None:
+    await room.hang(damaged(lambda picture: picture // 10))
+    await room.until_looked()
+    assert {look["unfit"] for look in room.looks()[3:]} == {"dark"}
+    (violation,) = await room.judged()
+    assert (violation["rule"], violation["subject"]) == ("device.camera", "camera-1")
+    assert violation["measured"]["light"] < 50
+    reasons = ask(
+        room.url,
+        "SELECT reason FROM coverage WHERE rule = 'helmet.bare_head' ORDER BY from_at",
+    )
+    assert "camera_dark" in {row["reason"] for row in reasons}
+
+
+async def test_zones_are_judged_as_they_are_registered(database_url: str, tmp_path: Path) -> None:
+    zone = {"name": "门口", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]], "no_entry": True}
+    camera = CameraSettings.model_validate({"zone": [zone]})
+    register(
+        database_url,
+        site_file(devices=[Device(site=SITE, id="camera-1", kind=Kind.CAMERA, camera=camera)]),
+    )
+    room = Darkroom(database_url, tmp_path)
+    await room.hang(PICTURES)
+    await room.until_looked()
+    rules = {violation["rule"] for violation in await room.judged()}
+    assert "zone.entry" in rules
+
+
+async def test_a_frame_that_cannot_be_looked_at_is_counted_with_its_reason(room: Darkroom) -> None:
+    await room.hang([PICTURES[0], PICTURES[1], PICTURES[2]])
+    lost = ask(room.url, "SELECT sha256 FROM frames ORDER BY observed_at")
+    FrameStore(room.settings.frame_dir).path(lost[0]["sha256"]).unlink()
+    await room.until_looked()
+    assert room.skipped() == {"missing": 1}
+    assert [look["skipped"] for look in room.looks()] == [1, 0]
+
+
+async def test_what_cannot_be_kept_up_with_is_skipped_and_said_with_the_next_look(
+    room: Darkroom,
+) -> None:
+    await room.hang(PICTURES * 2, every_s=0.1)
+    await room.until_looked()
+    looks = room.looks()
+    assert len(looks) == vision.PER_CAMERA
+    assert room.skipped() == {"overload": 2 * len(PICTURES) - vision.PER_CAMERA}
+    assert looks[0]["skipped"] == 2 * len(PICTURES) - vision.PER_CAMERA
+    assert sum(look["skipped"] for look in looks[1:]) == 0
+
+
+@pytest.fixture
+def start_role(room: Darkroom, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts the role as an operator does."""
+    parts = urlsplit(room.url)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    file = tmp_path / "smartsite.toml"
+    file.write_text(
+        f'data_dir = "."\n[broker]\nurl = "mqtt://127.0.0.1:1"\n[vision]\nkeep_up_s = 600\n'
+        f'[database]\nurl = "postgresql://{parts.username}@{parts.hostname}:{parts.port}'
+        f'{parts.path}"\npassword = "env:ROLE_DATABASE_PASSWORD"\n'
+        f'[health]\nlisten = "127.0.0.1:{port}"\n',
+        "utf-8",
+    )
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("SMARTSITE")}
+    environ["ROLE_DATABASE_PASSWORD"] = parts.password or ""
+    processes = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "smartsite", "run", "--role", "vision"]
+        processes.append(
+            subprocess.Popen(
+                [*command, "--config", str(file)], env=environ, stderr=subprocess.DEVNULL
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+async def test_a_killed_role_loses_no_frame(
+    room: Darkroom, start_role: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    # Moving all the time: the model runs on each, so that the kill falls into the looking.
+    pictures = [jpeg for pair in zip(PICTURES, PICTURES[::-1], strict=True) for jpeg in pair]
+    await room.hang(pictures[: vision.PER_CAMERA])
+    role = start_role()
+    await until(
+        lambda: bool(ask(room.url, "SELECT FROM frame_queue WHERE leased_until IS NOT NULL")),
+        "frames are taken",
+    )
+    role.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(role.wait)
+    assert room.waiting() + len(room.looks()) == vision.PER_CAMERA
+    # Its own leases are taken up again at once, long before they run out.
+    start_role()
+    await until(lambda: room.waiting() == 0, "all frames are looked at")
+    assert len(room.looks()) == vision.PER_CAMERA
+    assert room.skipped() == {}

@@ -1,0 +1,304 @@
+"""What `smartsite detect` looks at: files of all sorts, as people see them."""
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detectors.vision.boxes import overlaps
+from detectors.vision.model import Model
+from detectors.vision.picture import Image
+from device_profiles.readings import Box
+from smartsite.detecting import (
+    Eye,
+    Found,
+    Seen,
+    Source,
+    Unreadable,
+    annotated,
+    annotated_path,
+    as_json,
+    frames_of,
+    head_crop,
+    look_at,
+    sources,
+)
+
+CLIPS = Path(__file__).resolve().parents[3] / "simulators" / "clips"
+BARE = CLIPS / "one-by-one" / "00800.jpg"
+
+Put = Callable[[str, bytes], Path]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    def put(name: str, data: bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    return put
+
+
+def image_of(path: Path) -> Image:
+    image = cv2.imread(str(path))
+    assert image is not None
+    return image.astype(np.uint8)
+
+
+def encoded(kind: str, image: Image) -> bytes:
+    return cv2.imencode(kind, image)[1].tobytes()
+
+
+def only(path: Path, eye: Eye) -> Seen:
+    (seen,) = look_at(path, eye)
+    assert isinstance(seen, Seen)
+    return seen
+
+
+def fault(path: Path, eye: Eye) -> str:
+    (seen,) = look_at(path, eye)
+    assert isinstance(seen, Unreadable)
+    return seen.error
+
+
+def labels(seen: Seen) -> list[str]:
+    return [found.box.label for found in seen.found]
+
+
+def head(seen: Seen) -> Box:
+    return next(found.box for found in seen.found if found.box.label == "head")
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def test_a_picture_without_a_least_score_shows_what_counts(model: Model) -> None:
+    seen = only(BARE, Eye(model))
+    assert sorted(labels(seen)) == ["head", "no_vest", "person"]
+    assert (seen.width, seen.height, seen.frame) == (768, 432, None)
+    for found in seen.found:
+        assert found.box.score >= model.operating_point[found.box.label]
+        assert found.second_look is None
+
+
+def test_a_least_score_shows_every_box_left_after_suppression(model: Model) -> None:
+    seen = only(BARE, Eye(model, 0.01))
+    assert [found.box for found in seen.found] == model.look(BARE.read_bytes(), 0.01, every=True)
+    assert len(seen.found) > len(only(BARE, Eye(model)).found)
+
+
+@pytest.mark.parametrize("kind", [".png", ".bmp", ".webp", ".jpg"])
+def test_pictures_of_other_kinds_and_other_names(model: Model, put: Put, kind: str) -> None:
+    path = put("noname", encoded(kind, image_of(BARE)))
+    seen = only(path, Eye(model))
+    assert (seen.width, seen.height) == (768, 432)
+    assert sorted(labels(seen)) == ["head", "no_vest", "person"]
+
+
+def with_orientation(jpeg: bytes, value: int) -> bytes:
+    """A JPEG whose EXIF tag says how it has to be turned."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, value, 0)
+    tiff = b"II*\x00" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    exif = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (1, lambda image: image),
+        (3, lambda image: cv2.rotate(image, cv2.ROTATE_180)),
+        (6, lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)),
+        (8, lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)),
+        (2, lambda image: cv2.flip(image, 1)),
+    ],
+)
+def test_a_photograph_is_looked_at_upright(
+    model: Model, put: Put, value: int, stored: Callable[[Image], Image]
+) -> None:
+    upright = image_of(BARE)
+    data = encoded(".jpg", stored(upright))
+    path = put("photo.jpg", with_orientation(data, value))
+    seen = only(path, Eye(model))
+    assert (seen.width, seen.height) == (768, 432)
+    wanted = head(only(BARE, Eye(model)))
+    share = overlaps(np.array(head(seen).box, np.float32), np.array([wanted.box], np.float32))
+    assert share[0] > 0.8
+    (kept,) = look_at(path, Eye(model), keep=True)
+    assert isinstance(kept, Seen)
+    assert kept.image is not None
+    assert kept.image.shape == upright.shape
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "neither a picture"),
+        (b"hello", "neither a picture"),
+        (b"#EXTM3U\nother.ts\n" + bytes(300), "neither a picture"),
+        (BARE.read_bytes()[:20_000], "cut off"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 60_000, 60_000), "claims"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 0, 5), "0 × 5"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 50, 50), "decoded"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR", "ends within its header"),
+        (b"BM" + bytes(12) + struct.pack("<Iii", 40, 20_000, -20_000), "claims"),
+        (b"BM" + bytes(12) + struct.pack("<IHH", 12, 40_000, 4), "claims"),
+        (b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + b"\xff" * 6, "claims"),
+        (b"RIFF" + bytes(4) + b"WEBPVP8L" + bytes(5) + b"\x00" * 4, "decoded"),
+        (b"RIFF" + bytes(4) + b"WEBPVP8 " + bytes(10) + b"\xff" * 4, "claims"),
+        (b"\x00\x00\x00\x18ftypmp42" + bytes(50), "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_looked_at_says_why(model: Model, put: Put, data: bytes, said: str) -> None:
+    assert said in fault(put("file", data), Eye(model))
+
+
+def test_every_picture_of_a_webp_or_bitmap_has_the_size_it_says(model: Model, put: Put) -> None:
+    image = np.full((31, 47, 3), 90, np.uint8)
+    for kind, options in ((".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]), (".webp", []), (".bmp", [])):
+        data = cv2.imencode(kind, image, options)[1].tobytes()
+        seen = only(put("small", data), Eye(model))
+        assert (seen.width, seen.height) == (47, 31)
+
+
+# --- videos ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Seven frames of the clip."""
+    path = tmp_path / "clip.avi"
+    names = sorted((CLIPS / "one-by-one").glob("*.jpg"))[11:18]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (768, 432))
+    for name in names:
+        writer.write(image_of(name))
+    writer.release()
+    return path
+
+
+def test_a_video_is_looked_at_frame_by_frame(model: Model, video: Path) -> None:
+    found = list(look_at(video, Eye(model)))
+    assert [seen.frame for seen in found] == list(range(7))
+    for seen in found:
+        assert isinstance(seen, Seen)
+        assert "head" in labels(seen)
+        assert as_json(seen)["frame"] == seen.frame
+    assert frames_of(video) == 7
+
+
+def test_every_so_many_frames(model: Model, video: Path) -> None:
+    assert [seen.frame for seen in look_at(video, Eye(model), every=3)] == [0, 3, 6]
+    assert frames_of(video, 3) == 3
+
+
+def test_a_video_that_breaks_off_says_where(model: Model, video: Path, put: Put) -> None:
+    data = video.read_bytes()
+    *seen, last = look_at(put("cut.avi", data[: len(data) // 2]), Eye(model))
+    assert all(isinstance(each, Seen) for each in seen)
+    assert isinstance(last, Unreadable)
+
+
+# --- which files -------------------------------------------------------------------------------
+
+
+def test_folders_are_searched_in_order_and_what_is_missing_is_told(put: Put) -> None:
+    for name in ("b/2.JPG", "b/1.png", "a/x.mp4", "a/notes.txt", "a/deep/y.webp"):
+        root = put(f"pictures/{name}", b"").parents[len(Path(name).parts) - 1]
+    alone = put("alone", b"")
+    empty = root.parent / "empty"
+    empty.mkdir()
+    found = list(sources([alone, root, empty, root / "nothing"]))
+    assert [each for each in found if isinstance(each, Source)] == [
+        Source(alone, Path("alone")),
+        Source(root / "a/x.mp4", Path("pictures/a/x.mp4")),
+        Source(root / "a/deep/y.webp", Path("pictures/a/deep/y.webp")),
+        Source(root / "b/1.png", Path("pictures/b/1.png")),
+        Source(root / "b/2.JPG", Path("pictures/b/2.JPG")),
+    ]
+    assert [each.path for each in found if isinstance(each, Unreadable)] == [
+        empty,
+        root / "nothing",
+    ]
+
+
+# --- the second look ---------------------------------------------------------------------------
+
+
+class Doubter:
+    """Says of every head what it was told to, and keeps what it was shown."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.shown: list[Image] = []
+
+    def __call__(self, crops: Sequence[Image]) -> list[float]:
+        self.shown += crops
+        return [self.share] * len(crops)
+
+
+def test_the_second_look_decides_what_a_head_wears(model: Model) -> None:
+    doubter = Doubter(0.9)
+    seen = only(BARE, Eye(model, second_look=doubter))
+    assert sorted(labels(seen)) == ["helmet", "no_vest", "person"]
+    (crop,) = doubter.shown
+    wanted = head(only(BARE, Eye(model))).box
+    assert crop.shape[0] == pytest.approx((wanted[3] - wanted[1]) * 1.3, abs=2)
+    assert crop.shape[1] == pytest.approx((wanted[2] - wanted[0]) * 1.3, abs=2)
+    shares = {found.box.label: found.second_look for found in seen.found}
+    assert shares == {"helmet": 0.9, "person": None, "no_vest": None}
+
+
+def test_with_a_least_score_the_second_look_is_only_told(model: Model) -> None:
+    seen = only(BARE, Eye(model, 0.4, Doubter(0.9)))
+    assert "head" in labels(seen)
+    assert "helmet" not in labels(seen)
+    line = as_json(seen)
+    told = {each["class"]: each.get("second_look") for each in line["detections"]}
+    assert told == {"head": 0.9, "person": None, "no_vest": None}
+
+
+def test_a_head_at_the_edge_or_of_no_size_has_a_crop() -> None:
+    image = np.zeros((20, 30, 3), np.uint8)
+    for box in ((0, 0, 5, 5), (28, 18, 30, 20), (30, 20, 30, 20), (3, 3, 3, 3), (0, 0, 30, 20)):
+        crop = head_crop(image, Box("head", 0.5, box))
+        assert min(crop.shape[:2]) >= 1
+
+
+# --- what is told and drawn --------------------------------------------------------------------
+
+
+def test_a_line_for_machines() -> None:
+    box = Box("helmet", 0.5, (1.0, 2.0, 3.5, 4.0))
+    seen = Seen(Path("a.jpg"), None, 10, 20, (Found(box),), None)
+    assert as_json(seen) == {
+        "path": "a.jpg",
+        "width": 10,
+        "height": 20,
+        "detections": [{"class": "helmet", "score": 0.5, "box": [1.0, 2.0, 3.5, 4.0]}],
+    }
+    assert as_json(Unreadable(Path("b"), "gone")) == {"path": "b", "error": "gone"}
+
+
+def test_boxes_are_drawn_on_a_copy() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    drawn = annotated(image, [Found(Box("head", 0.9, (50, 40, 90, 80)))])
+    assert not image.any()
+    assert drawn[40, 70].any()
+    assert not drawn[60, 70].any()
+
+
+def test_copies_have_names_of_their_own() -> None:
+    folder = Path("copies")
+    assert annotated_path(folder, Path("a/b.jpg"), None) == folder / "a/b.jpg"
+    assert annotated_path(folder, Path("a/b.png"), None) == folder / "a/b.png.jpg"
+    assert annotated_path(folder, Path("c.mp4"), 7) == folder / "c.mp4/000007.jpg"
