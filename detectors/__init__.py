@@ -8,7 +8,12 @@ It is a pure state machine: no clock, no socket, no database, no model inside; t
 - `detectors.rules`: the settings of the rules, with their sources
 - `detectors.dust`: mean PM10 over a sliding window
 - `detectors.geometry`, `detectors.cranes`: the distance between two cranes' bodies
-- `detectors.helmets`: a bare head confirmed over several looks
+- `detectors.confirming`, `detectors.tracks`: what rules on a camera's people share: tracks, and
+  confirmation over several looks
+- `detectors.helmets`, `detectors.vests`, `detectors.presence`: bare heads, missing vests, people
+  where nobody may be
+- `detectors.cameras`: cameras whose pictures let nobody judge
+- `detectors.reported`: what devices' own AI says, confirmed or contradicted
 - `detectors.silence`, `detectors.clock`, `detectors.units`: the health of devices: who is offline,
   whose clock is off, who seems to send another unit than configured
 - `detectors.vision`: the model that turns frames into `Detections`

@@ -11,6 +11,7 @@ keeps beside it is the SHA-256 of the body, so whoever holds a body can check it
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from enum import IntFlag
 
@@ -74,8 +75,17 @@ class Packed(msgspec.Struct, frozen=True):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Segment)
-_COMPRESSOR = zstandard.ZstdCompressor(level=1)
-_DECOMPRESSOR = zstandard.ZstdDecompressor()
+
+
+class _OfThread(threading.local):
+    """The compressor and decompressor of one thread: two at once in one of them crash."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=1)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_ZSTD = _OfThread()
 
 
 def pack(
@@ -96,7 +106,9 @@ def pack(
         The packed segment. The same messages always give the same bytes with one version of
         the Zstandard library; what is certified is the stored body, never a repacking.
     """
-    body = _COMPRESSOR.compress(_ENCODER.encode((VERSION, received_us, topics, payloads, flags)))
+    body = _ZSTD.compressor.compress(
+        _ENCODER.encode((VERSION, received_us, topics, payloads, flags))
+    )
     return Packed(body, hashlib.sha256(body).digest(), sum(map(len, payloads)))
 
 
@@ -116,7 +128,7 @@ def unpack(body: bytes) -> Segment:
         # The decompressor believes what a header claims before it looks at the limit.
         if zstandard.frame_content_size(body) > MAX_UNPACKED_BYTES:
             raise ValueError(f"not a raw segment: it claims above {MAX_UNPACKED_BYTES} bytes")
-        raw = _DECOMPRESSOR.decompress(
+        raw = _ZSTD.decompressor.decompress(
             body, max_output_size=MAX_UNPACKED_BYTES, allow_extra_data=False
         )
         segment = _DECODER.decode(raw)

@@ -11,11 +11,12 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
+from detectors.vision.crops import head_crop
 from detectors.vision.model import Least, Model
 from detectors.vision.picture import Image, decode
 from device_profiles.errors import Reason, Rejected
@@ -29,17 +30,25 @@ VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".m
 MAX_BYTES = 64 * 2**20
 """Largest picture file."""
 
-SecondLook = Callable[[Sequence[Image]], Sequence[float]]
-"""From crops of heads (height × width × 3, blue, green, red) to the probability that each of them
-wears a hard hat, 0 to 1."""
+
+class SecondLook(Protocol):
+    """From crops of heads to the probability that each of them wears a hard hat, 0 to 1.
+
+    Attributes:
+        least: From which probability on it is believed.
+    """
+
+    least: float
+
+    def __call__(self, crops: Sequence[Image], /) -> Sequence[float]:
+        """Look at crops from `detectors.vision.crops.head_crop`."""
+        ...
+
 
 Conceal = Callable[[Image, Sequence[Box]], Image]
 """Makes people in a picture unrecognisable, before it is drawn on."""
 
 HEADS = frozenset({"helmet", "head"})
-HEAD_MARGIN = 0.15
-"""How much of a head's sides is added around it before the second look."""
-
 COLOURS = {
     "helmet": (60, 180, 60),
     "head": (40, 40, 230),
@@ -112,7 +121,8 @@ class Eye:
             model: The detector.
             min_score: Every box from this score on, as it left the suppression; None for what
                 counts: the model's operating point, and the verdict of the second look.
-            second_look: Asked of every head, bare or in a helmet.
+            second_look: Asked of every head, bare or in a helmet; a helmet it does not believe in
+                is a head, and a bare head stays one.
         """
         self.model = model
         self.second_look = second_look
@@ -140,33 +150,14 @@ class Eye:
         if self.second_look is None or not heads:
             return [Found(box) for box in boxes]
         original = whole() if whole is not None else image
-        shares = self.second_look([head_crop(original, boxes[number]) for number in heads])
+        shares = self.second_look([head_crop(original, boxes[number].box) for number in heads])
         found = [Found(box) for box in boxes]
         for number, share in zip(heads, shares, strict=True):
             box = boxes[number]
-            if not self._every:
-                box = Box("helmet" if share >= 0.5 else "head", box.score, box.box)
+            if not self._every and box.label == "helmet" and share < self.second_look.least:
+                box = Box("head", box.score, box.box)
             found[number] = Found(box, round(float(share), 3))
         return found
-
-
-def head_crop(image: Image, box: Box) -> Image:
-    """Cut a head out of a picture, with a margin around it.
-
-    Args:
-        image: The original.
-        box: Of the head, in its pixels.
-
-    Returns:
-        At least one pixel.
-    """
-    height, width = image.shape[:2]
-    x1, y1, x2, y2 = box.box
-    across, down = (x2 - x1) * HEAD_MARGIN, (y2 - y1) * HEAD_MARGIN
-    left = min(max(0, int(x1 - across)), width - 1)
-    top = min(max(0, int(y1 - down)), height - 1)
-    right, bottom = max(left + 1, round(x2 + across)), max(top + 1, round(y2 + down))
-    return image[top:bottom, left:right]
 
 
 class Source(NamedTuple):

@@ -7,6 +7,9 @@ several cameras together where that pays, large pictures with small heads in til
 A scene that stays still while something in it may be a violation is looked at again, a few times:
 what confirms has to come from the model, and a gate that opens every ten seconds would be too slow.
 
+A helmet is looked at twice, by a classifier of heads, before it is believed, and again every ten
+seconds while it stays: what the second look takes for a cap is stored as a bare head.
+
 All that is known of a camera is here and small; lost in a crash, it is learnt again, but for its
 scene, which is handed out to be kept.
 """
@@ -25,10 +28,13 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from detectors.confirming import BLIND
+from detectors.tracks import overlap
+from detectors.vision.crops import SIDE, WIDER, head_crop
 from detectors.vision.fitness import FIT, Judge, Verdict
 from detectors.vision.model import Model
 from detectors.vision.motion import MotionGate
 from detectors.vision.picture import decode
+from detectors.vision.second_look import SecondLook
 from detectors.vision.tiles import Magnifier, cut, look_in_tiles
 from detectors.vision.zones import Plan
 from device_profiles.errors import Rejected
@@ -48,11 +54,18 @@ RECHECK = timedelta(seconds=1.2)
 HEAD_SCORE = 0.3
 """Heads with a score from here on tell how large heads are."""
 
+BELIEVED = timedelta(seconds=10)
+"""A helmet the second look believed in is not looked at twice again for so long, while it stays."""
+
+SAME_HELMET = 0.3
+"""Boxes of two looks that overlap by so much are the same helmet."""
+
 KEEP_SCENES = timedelta(minutes=5)
 """How often what was learnt of a scene is handed out to be kept."""
 
 LOOKED = Counter("smartsite_frames_looked_at", "frames looked at", ["way"])
 RUN = Counter("smartsite_vision_runs", "runs of the model, those on tiles included")
+DOUBTED = Counter("smartsite_helmets_doubted", "helmets the second look took for bare heads")
 LOOK_SECONDS = Counter("smartsite_vision_cpu_seconds", "CPU seconds spent looking")
 
 _HEADS = frozenset({"head", "helmet"})
@@ -137,6 +150,7 @@ class _Camera:
         self.ran_at: datetime | None = None
         self.blind = False
         self.kept_at: datetime | None = None
+        self.believed: list[tuple[Box, datetime]] = []
         if memory is not None and settings.fixed:
             self.judge.recall(memory)
 
@@ -164,15 +178,23 @@ class _Case:
 class Eyes:
     """The model and, per camera, all that is remembered of it."""
 
-    def __init__(self, model: Model, store: FrameStore, min_score: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        store: FrameStore,
+        min_score: float,
+        second_look: SecondLook | None = None,
+    ) -> None:
         """Open the eyes.
 
         Args:
             model: The detector.
             store: Where the pictures lie.
             min_score: Boxes below are not kept.
+            second_look: Asked whether helmets are helmets.
         """
         self.model = model
+        self._second_look = second_look
         self._store = store
         self._min_score = min_score
         self._cameras: dict[int, _Camera] = {}
@@ -328,6 +350,7 @@ class Eyes:
             case.frame.observed_at,
             case.header,
         )
+        seen = self._look_twice(camera, case, seen)
         camera.runs += 1
         camera.ran_at, camera.blind = at, False
         camera.gate.looked(at, tuple(seen))
@@ -341,6 +364,49 @@ class Eyes:
         nearer = 1.0 if case.grid is None else longest / _tile_side(header, case.grid)
         camera.judge.heads([size * nearer for size in sizes], at)
         return Look(case.frame, header, tuple(seen), still=False, **_said(case.verdict))
+
+    def _look_twice(self, camera: _Camera, case: _Case, seen: list[Box]) -> list[Box]:
+        """Make heads of the helmets the second look does not believe in."""
+        if self._second_look is None:
+            return seen
+        at, header = case.frame.observed_at, case.header
+        old = [(box, since) for box, since in camera.believed if at - since < BELIEVED]
+        camera.believed, asked = [], []
+        for place, box in enumerate(seen):
+            if box.label != "helmet" or box.score < HEAD_SCORE:
+                continue
+            since = next((t for b, t in old if overlap(b.box, box.box) >= SAME_HELMET), None)
+            if since is None:
+                asked.append(place)
+            else:
+                camera.believed.append((box, since))
+        if not asked:
+            return seen
+        smallest = min(max(_sides(seen[place])) for place in asked)
+        longest = max(header.width, header.height)
+        wanted = longest * SIDE / (WIDER * max(smallest, 1.0))
+        try:
+            image = decode(case.data, header, min(longest, wanted))
+        except Rejected:
+            return seen
+        scale = max(image.shape[:2]) / longest
+        crops = []
+        for place in asked:
+            x1, y1, x2, y2 = seen[place].box
+            crops.append(head_crop(image, (x1 * scale, y1 * scale, x2 * scale, y2 * scale)))
+        found = list(seen)
+        for place, share in zip(asked, self._second_look(crops), strict=True):
+            box = seen[place]
+            if share >= self._second_look.least:
+                camera.believed.append((box, at))
+            else:
+                found[place] = Box("head", box.score, box.box)
+                DOUBTED.inc()
+        return found
+
+
+def _sides(box: Box) -> tuple[float, float]:
+    return box.box[2] - box.box[0], box.box[3] - box.box[1]
 
 
 def _tile_side(header: JpegHeader, grid: tuple[int, int]) -> int:

@@ -122,9 +122,7 @@ def _second_look(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     chosen = {
-        name: value
-        for name in ("crops", "seed")
-        if (value := getattr(arguments, name)) is not None
+        name: value for name in ("crops", "seed") if (value := getattr(arguments, name)) is not None
     }
     recipe = dataclasses.replace(second_look.SecondLookRecipe(), **chosen)
     pictures = read_dataset(arguments.dataset)

@@ -158,9 +158,7 @@ def _put_on(
     """Draws a hat on a head of a picture, in its own resolution."""
     longer = int(np.ceil(max(box[2] - box[0], box[3] - box[1])))
     around = longer
-    wide = np.asarray(
-        cv2.copyMakeBorder(pixels, *(around,) * 4, cv2.BORDER_REPLICATE), np.uint8
-    )
+    wide = np.asarray(cv2.copyMakeBorder(pixels, *(around,) * 4, cv2.BORDER_REPLICATE), np.uint8)
     left, top = (int((box[i] + box[i + 2]) / 2) for i in (0, 1))  # one `longer` up and left of it
     window = wide[top : top + 2 * longer, left : left + 2 * longer].copy()
     offset = np.array([left - around, top - around] * 2, np.float32)
@@ -213,16 +211,18 @@ def drawn(curves: dict[str, tuple[float, Floats, Floats]]) -> str:
         y = top + (1 - max(precision, 0.5)) * 2 * side
         return f"{x:.1f},{y:.1f}"
 
+    box = f"0 0 {left + side + 190} {side + 70}"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + side + 190} {side + 70}"'
-        ' font-family="sans-serif" font-size="13">',
-        f'<rect width="{left + side + 190}" height="{side + 70}" fill="#ffffff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" font-family="sans-serif"',
+        'font-size="13"><rect width="100%" height="100%" fill="#ffffff"/>',
     ]
     for step in range(6):
         value = 0.5 + step / 10
         x, y = left + step * side / 5, top + side - step * side / 5
         lines.append(f'<path d="M{x:.0f} {top}v{side}M{left} {y:.0f}h{side}" stroke="#dddddd"/>')
-        lines.append(f'<text x="{x:.0f}" y="{top + side + 18}" text-anchor="middle">{value:.1f}</text>')
+        lines.append(
+            f'<text x="{x:.0f}" y="{top + side + 18}" text-anchor="middle">{value:.1f}</text>'
+        )
         lines.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{value:.1f}</text>')
     lines.append(
         f'<text x="{left + side / 2:.0f}" y="{top + side + 40}" text-anchor="middle">recall</text>'

@@ -111,9 +111,7 @@ class SecondLook(nn.Module):
     def load_coco(self, weights: dict[str, Tensor]) -> None:
         """Takes over the stages of YOLOX-nano's COCO weights."""
         own = self.state_dict()
-        taken = {
-            name: weights[f"backbone.backbone.{name}"] for name in own if name[:5] != "last."
-        }
+        taken = {name: weights[f"backbone.backbone.{name}"] for name in own if name[:5] != "last."}
         self.load_state_dict(taken, strict=False)
 
 
@@ -152,7 +150,7 @@ def gather(pictures: Sequence[Picture], split: str) -> Crops:
 
 
 def with_cap(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Draws a cap: a smooth or seamed dome down to the brow, with a visor to a side or the front."""
+    """Draws a cap: a smooth or seamed dome to the brow, with a visor to a side or the front."""
     dome = _Dome(random, box, tall=(0.36, 0.52), wide=(0.42, 0.54))
     _paint(random, crop, dome.mask(crop.shape[0]), _cloth(random, crop, dome))
     if random.random() < 0.85:
@@ -321,7 +319,9 @@ def _shown(crop: Pixels) -> Pixels:
     return np.asarray(cv2.resize(cut, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _drawn(random: np.random.Generator, crops: Crops, number: int, recipe: SecondLookRecipe) -> Pixels:
+def _drawn(
+    random: np.random.Generator, crops: Crops, number: int, recipe: SecondLookRecipe
+) -> Pixels:
     """A training sample: dressed, shifted, turned, weathered."""
     crop, box = crops.pixels[number].copy(), crops.boxes[number]
     if crops.helmets[number]:
@@ -340,7 +340,9 @@ def _drawn(random: np.random.Generator, crops: Crops, number: int, recipe: Secon
     turn[:, 2] += SIDE / 2 - KEPT_SIDE / 2 + random.uniform(-0.08, 0.08, 2) * SIDE
     turn[0] *= np.exp(random.uniform(-0.1, 0.1))
     crop = np.asarray(
-        cv2.warpAffine(crop, turn, (SIDE, SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=(114,) * 3),
+        cv2.warpAffine(
+            crop, turn, (SIDE, SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=(114,) * 3
+        ),
         np.uint8,
     )
     if random.random() < 0.35:  # seen from far
@@ -499,9 +501,7 @@ class _Exported(nn.Module):
         return self.model(crops).sigmoid()
 
 
-def export(
-    model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash: str
-) -> None:
+def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash: str) -> None:
     """Writes the classifier as ONNX with its metadata."""
     fold_batch_norms(model.eval())
     torch.onnx.export(

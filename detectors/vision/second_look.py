@@ -40,22 +40,23 @@ class SecondLook:
         Raises:
             Misconfigured: The file is missing, or not one of ours.
         """
+        name = f"the second look {path}"
         try:
             data = path.read_bytes()
         except OSError as fault:
-            raise Misconfigured(f"the second look {path} cannot be read: {fault.strerror}") from None
+            raise Misconfigured(f"{name} cannot be read: {fault.strerror}") from None
         # So little that handing it to a GPU would cost more.
-        self._session = open_session(data, f"the second look {path}", threads=threads, device="cpu")
+        self._session = open_session(data, name, threads=threads, device="cpu")
         said = self._session.get_modelmeta().custom_metadata_map
         try:
             taken = json.loads(said["input"])
             self.least = float(json.loads(said["least"]))
             fits = (taken["side"], taken["wider"]) == (SIDE, WIDER)
         except (KeyError, TypeError, ValueError):
-            raise Misconfigured(f"the second look {path} does not say what it takes") from None
+            raise Misconfigured(f"{name} does not say what it takes") from None
         if not fits:
             raise Misconfigured(
-                f"the second look {path} takes crops of {taken['side']} pixels,"
+                f"{name} takes crops of {taken['side']} pixels,"
                 f" {taken['wider']} times a head; ours are {SIDE} and {WIDER}"
             )
         self([np.zeros((SIDE, SIDE, 3), np.uint8)])

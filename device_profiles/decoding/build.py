@@ -13,6 +13,7 @@ from device_profiles.datasheets import Datasheet, Format
 from device_profiles.decoding.binary import BinaryReading
 from device_profiles.decoding.mapped import MappedReading, parse_text
 from device_profiles.decoding.terms import NO_TERMS, Terms
+from device_profiles.decoding.values import name_in
 from device_profiles.errors import Reason, Rejected, shown
 from device_profiles.native import MAX_BATCH, Decoder
 from device_profiles.paths import MISSING, Find, finder, look_up_all, parse_path
@@ -160,7 +161,7 @@ def _namer(sheet: Datasheet) -> Callable[[Any], Iterator[tuple[str, Any]]]:
             for message in select(parsed):
                 raw = find_device(message) if type(message) is dict else MISSING
                 known = type(raw) is str or type(raw) is int
-                yield str(raw).strip()[:MAX_DEVICE_CHARS] if known else "", message
+                yield name_in(raw, MAX_DEVICE_CHARS) if known else "", message
 
         return by_field
 
@@ -168,8 +169,9 @@ def _namer(sheet: Datasheet) -> Callable[[Any], Iterator[tuple[str, Any]]]:
         if type(parsed) is not dict:
             raise Rejected(Reason.TYPE, f"{shown(parsed)} is not an object of devices")
         for device, readings in parsed.items():
+            name = name_in(device, MAX_DEVICE_CHARS)
             for message in select(readings):
-                yield device[:MAX_DEVICE_CHARS], message
+                yield name, message
 
     return by_key
 

@@ -18,7 +18,7 @@ from device_profiles.datasheets import Boxes, Datasheet
 from device_profiles.decoding.mapped import parse_text
 from device_profiles.decoding.terms import NO_TERMS, Terms
 from device_profiles.decoding.times import AT_RECEIPT, NO_TIME_NOTE, time_reader
-from device_profiles.decoding.values import number_in
+from device_profiles.decoding.values import name_in, number_in
 from device_profiles.errors import Reason, Rejected, shown
 from device_profiles.paths import MISSING, Find, finder, look_up, look_up_all, parse_path
 from device_profiles.readings import Refused
@@ -125,7 +125,7 @@ def event_decoder(sheet: Datasheet, terms: Terms = NO_TERMS) -> DecodeEvent:
                 notes.append("the event has no picture")
         raw_device = device_at(message) if device_at is not None else MISSING
         named = type(raw_device) is str or type(raw_device) is int
-        device = str(raw_device).strip()[:_DEVICE_CHARS] if named else ""
+        device = name_in(raw_device, _DEVICE_CHARS) if named else ""
         return ReportedEvent(
             reported_us, what, score, boxes, picture, url, tuple(notes), tuple(refused), device
         )
@@ -185,7 +185,7 @@ def _boxes_reader(boxes: Boxes) -> ReadBoxes:
             raise Rejected(Reason.RANGE, f"box {shown(raw)} is no {boxes.form} in {boxes.scale}")
         raw_label = label_at(message) if label_at is not None else MISSING
         known = type(raw_label) is str or type(raw_label) is int
-        label = str(raw_label).strip()[:_LABEL_CHARS] if known else ""
+        label = name_in(raw_label, _LABEL_CHARS) if known else ""
         raw_score = score_at(message) if score_at is not None else MISSING
         score = _score(raw_score, refused, percent=boxes.percent)
         return ReportedBox(boxes.labels.get(label, label), score, (a, b, c, d), relative)

@@ -22,6 +22,19 @@ MOST_DIGITS = 64
 ReadValue = Callable[[Any], float]
 
 
+def name_in(raw: object, most: int) -> str:
+    """Read the name of something as a device wrote it.
+
+    Args:
+        raw: A JSON string, perhaps with escapes that are no characters, or an integer.
+        most: Characters kept.
+
+    Returns:
+        It without blanks around it; lone surrogates, which no text can hold, are ``?``.
+    """
+    return str(raw).strip()[:most].encode("utf-8", "replace").decode()
+
+
 def number_in(raw: Any) -> float:
     """Read a number a device wrote, be it as a number or as text.
 

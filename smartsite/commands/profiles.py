@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -264,7 +265,8 @@ def decode(
     broke, `detail` the rest. Succeeds whatever the messages are.
     """
     settings = load_settings(config)
-    limits = TimeLimits(settings.ingest.future_s, settings.ingest.past_days * 86_400)
+    # How old a reading may be is the business of who keeps it: recordings are old.
+    limits = TimeLimits(settings.ingest.future_s, past_s=math.inf)
     explain = _explainer(profile, config, limits)
     output = sys.stdout.buffer
     try:

@@ -22,6 +22,7 @@ from smartsite.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from detectors.vision.model import Model
+    from detectors.vision.second_look import SecondLook
     from smartsite.detecting import Seen, Source, Unreadable
     from smartsite.doctor import Given
 
@@ -51,6 +52,29 @@ def load_model(settings: Settings) -> Model:
         )
     except Unusable as fault:
         raise Misconfigured(f"vision.model: {fault}") from None
+
+
+def load_second_look(settings: Settings) -> SecondLook | None:
+    """Load the classifier of heads, which goes with the shipped model.
+
+    Args:
+        settings: Section `vision`.
+
+    Returns:
+        It; None with another model.
+
+    Raises:
+        Misconfigured: It cannot be used.
+    """
+    from detectors.vision.errors import Misconfigured as Unusable
+    from detectors.vision.second_look import SecondLook
+
+    if settings.vision.model is not None:
+        return None
+    try:
+        return SecondLook(threads=settings.vision.threads)
+    except Unusable as fault:
+        raise Misconfigured(str(fault)) from None
 
 
 def detect(
@@ -84,7 +108,8 @@ def detect(
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file, we say
     from smartsite import detecting
 
-    eye = detecting.Eye(load_model(load_settings(config)), min_score)
+    settings = load_settings(config)
+    eye = detecting.Eye(load_model(settings), min_score, load_second_look(settings))
     found = list(detecting.sources(paths))
     files = [each for each in found if isinstance(each, detecting.Source)]
     copies = Copies(annotate, files) if annotate is not None else None

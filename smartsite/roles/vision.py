@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 
 from detectors.vision.errors import Misconfigured as VisionMisconfigured
 from detectors.vision.model import Model
+from detectors.vision.second_look import SecondLook
 from device_profiles.native import microseconds
 from ingest.errors import DatabaseUnavailable
 from ingest.frame_store import FrameStore
@@ -98,9 +99,13 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
             device=settings.vision.device,
             tested=settings.vision.self_test,
         )
+        # It goes with the shipped model; another may mean other things by a helmet.
+        second_look = (
+            SecondLook(threads=settings.vision.threads) if settings.vision.model is None else None
+        )
     except VisionMisconfigured as fault:
         raise Misconfigured(f"vision.model: {fault}") from None
-    eyes = Eyes(model, FrameStore(settings.frame_dir), settings.vision.min_score)
+    eyes = Eyes(model, FrameStore(settings.frame_dir), settings.vision.min_score, second_look)
     log.info("looking with model %s… (%s)", model.sha256[:12], ", ".join(model.classes))
     watch = _Watch(Worker(whereabouts.database_url, settings.vision.worker), eyes, settings)
     delay_s = POLL_S

@@ -116,12 +116,15 @@ def test_garbage_has_its_line_too(decode: Decode, folder: Path) -> None:
     assert fault["reason"] == "encoding"
 
 
-def test_a_time_far_from_its_receipt_is_refused(decode: Decode) -> None:
-    payload = b'{"ts": "2020-01-01T00:00:00Z", "values": {"pm10_ug_m3": 7}}'
+def test_a_time_after_its_receipt_is_refused(decode: Decode) -> None:
+    payload = b'{"ts": "2090-01-01T00:00:00Z", "values": {"pm10_ug_m3": 7}}'
     (found,) = lines(decode("--profile", "native-dust", "-", stdin=recorded(payload)))
     assert (found["accepted"], found["reason"], found["readings"]) == (False, "time", [])
     (bare,) = lines(decode("--profile", "native-dust", "--raw", "-", stdin=payload))
-    assert bare["accepted"], "without a time of receipt nothing says that it is long ago"
+    assert bare["accepted"], "without a time of receipt nothing says that it is to come"
+    old = payload.replace(b"2090", b"2016")
+    (kept,) = lines(decode("--profile", "native-dust", "-", stdin=recorded(old)))
+    assert kept["accepted"], "recordings are old"
 
 
 def test_gateways_and_cameras_keep_the_shape(decode: Decode) -> None:

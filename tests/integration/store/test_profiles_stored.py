@@ -417,3 +417,16 @@ async def test_messages_of_a_device_without_a_clock_are_told_apart(
     arrivals.received_us = [NOW_US] * 3 + [NOW_US + 1_000_000]  # three of one read, and a later one
     (block,) = gather(arrivals, routes, LIMITS).blocks
     assert (block.observed_us - NOW_US).tolist() == [0, 1, 0, 1_000_000]
+
+
+async def test_events_with_pictures_are_not_for_ingest(database_url: str) -> None:
+    stage = yard(
+        database_url,
+        Readers(load_profiles()),
+        Device(site=SITE, id="camera-1", kind=Kind.CAMERA, make="aidrive"),
+    )
+    await stage.take((topic_of("camera-1", "event"), {"image": "…"}))
+    (row,) = stage.aside()
+    assert (row["scope"], row["reason"], row["units"]) == ("status", "topic", 0)
+    assert "set [frames] events = true" in row["detail"]
+    assert balance_of(database_url).adds_up

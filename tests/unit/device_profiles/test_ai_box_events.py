@@ -214,3 +214,14 @@ def test_the_message_may_say_whose_it_is(raw: Any, device: str) -> None:
 def test_what_is_no_event(payload: bytes) -> None:
     with pytest.raises(Rejected):
         event_decoder(sheet(BASE))(payload)
+
+
+def test_names_that_no_text_can_hold_can_be_shown_all_the_same() -> None:
+    event = read(
+        {"each": {"device": "cam"}},
+        cam="C\ud83d",
+        alg="\ud83d",
+        boxes=[{"xyxy": [1, 2, 30, 40], "label": "\ud83d"}],
+    )
+    assert (event.device, event.what, event.boxes[0].label) == ("C?", "other", "?")
+    assert all(note.isprintable() for note in event.notes)

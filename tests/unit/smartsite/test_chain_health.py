@@ -198,3 +198,9 @@ def test_no_coverage_is_said_of_health() -> None:
     chain.observe(dust(n, 5) for n in range(2_000))
     said = [*chain.pending(), *chain.advance(T0 + timedelta(days=1))]
     assert {item.rule for item in said if isinstance(item, Coverage)} == {"dust.pm10_mean"}
+
+
+def test_milligrams_taken_for_micrograms_are_found_by_the_chain() -> None:
+    chain = Chain(Rules(), [device("d1", registered=0)])
+    said = chain.observe(dust(60 * n, 0.081) for n in range(70)).said
+    assert ("device.unit", "d1", at(0), None) in health(said)

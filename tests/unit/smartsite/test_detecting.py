@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detectors.vision.boxes import overlaps
+from detectors.vision.crops import SIDE
 from detectors.vision.model import Model
 from detectors.vision.picture import Image
 from device_profiles.readings import Box
@@ -22,13 +23,14 @@ from smartsite.detecting import (
     annotated_path,
     as_json,
     frames_of,
-    head_crop,
     look_at,
     sources,
 )
 
 CLIPS = Path(__file__).resolve().parents[3] / "simulators" / "clips"
 BARE = CLIPS / "one-by-one" / "00800.jpg"
+HELMET = CLIPS / "worker-zone" / "00066.jpg"
+WORN = CLIPS / "worker-zone" / "00066.jpg"
 
 Put = Callable[[str, bytes], Path]
 
@@ -237,41 +239,52 @@ def test_folders_are_searched_in_order_and_what_is_missing_is_told(put: Put) -> 
 class Doubter:
     """Says of every head what it was told to, and keeps what it was shown."""
 
+    least = 0.6
+
     def __init__(self, share: float) -> None:
         self.share = share
         self.shown: list[Image] = []
 
-    def __call__(self, crops: Sequence[Image]) -> list[float]:
+    def __call__(self, crops: Sequence[Image], /) -> list[float]:
         self.shown += crops
         return [self.share] * len(crops)
 
 
-def test_the_second_look_decides_what_a_head_wears(model: Model) -> None:
-    doubter = Doubter(0.9)
-    seen = only(BARE, Eye(model, second_look=doubter))
-    assert sorted(labels(seen)) == ["helmet", "no_vest", "person"]
+@pytest.mark.parametrize(("share", "label"), [(0.59, "head"), (0.6, "helmet")])
+def test_the_second_look_takes_a_helmet_away(model: Model, share: float, label: str) -> None:
+    doubter = Doubter(share)
+    seen = only(HELMET, Eye(model, second_look=doubter))
+    assert sorted(labels(seen)) == sorted([label, "person", "vest"])
     (crop,) = doubter.shown
-    wanted = head(only(BARE, Eye(model))).box
-    assert crop.shape[0] == pytest.approx((wanted[3] - wanted[1]) * 1.3, abs=2)
-    assert crop.shape[1] == pytest.approx((wanted[2] - wanted[0]) * 1.3, abs=2)
+    assert crop.shape == (SIDE, SIDE, 3)
     shares = {found.box.label: found.second_look for found in seen.found}
-    assert shares == {"helmet": 0.9, "person": None, "no_vest": None}
+    assert shares == {label: share, "person": None, "vest": None}
+
+
+def test_the_second_look_leaves_a_bare_head_bare(model: Model) -> None:
+    assert "head" in labels(only(BARE, Eye(model, second_look=Doubter(0.99))))
 
 
 def test_with_a_least_score_the_second_look_is_only_told(model: Model) -> None:
-    seen = only(BARE, Eye(model, 0.4, Doubter(0.9)))
-    assert "head" in labels(seen)
-    assert "helmet" not in labels(seen)
-    line = as_json(seen)
-    told = {each["class"]: each.get("second_look") for each in line["detections"]}
-    assert told == {"head": 0.9, "person": None, "no_vest": None}
+    seen = only(HELMET, Eye(model, 0.4, Doubter(0.1)))
+    assert "helmet" in labels(seen)
+    told = {each["class"]: each.get("second_look") for each in as_json(seen)["detections"]}
+    assert told == {"helmet": 0.1, "person": None, "vest": None}
 
 
-def test_a_head_at_the_edge_or_of_no_size_has_a_crop() -> None:
-    image = np.zeros((20, 30, 3), np.uint8)
-    for box in ((0, 0, 5, 5), (28, 18, 30, 20), (30, 20, 30, 20), (3, 3, 3, 3), (0, 0, 30, 20)):
-        crop = head_crop(image, Box("head", 0.5, box))
-        assert min(crop.shape[:2]) >= 1
+def test_the_second_look_is_shown_the_original(
+    model: Model, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, ...]] = []
+
+    def crop(image: Image, _box: object) -> Image:
+        shown.append(image.shape)
+        return np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    monkeypatch.setattr("smartsite.detecting.head_crop", crop)
+    large = cv2.resize(image_of(BARE), (3_072, 1_728)).astype(np.uint8)
+    only(put("large.jpg", encoded(".jpg", large)), Eye(model, second_look=Doubter(0.5)))
+    assert shown == [(1_728, 3_072, 3)]  # although the model took a quarter of that
 
 
 # --- what is told and drawn --------------------------------------------------------------------

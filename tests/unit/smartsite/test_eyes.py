@@ -15,6 +15,7 @@ import pytest
 
 from detectors.vision.model import Model
 from detectors.vision.picture import Image
+from detectors.vision.second_look import SecondLook
 from device_profiles.readings import Box, Unfit
 from ingest.frame_store import FrameStore
 from simulators.camera import programme
@@ -120,6 +121,46 @@ def test_a_still_scene_that_may_be_a_violation_is_looked_at_again(
     assert all(look.boxes == (box,) for look in looks)
 
 
+class Doubter:
+    """A second look that says what it is told to."""
+
+    least = 0.5
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.asked: list[int] = []
+
+    def __call__(self, crops: Sequence[Image]) -> list[float]:
+        self.asked.append(len(crops))
+        return [self.share] * len(crops)
+
+
+@pytest.mark.parametrize(("share", "label", "asked"), [(0.9, "helmet", 2), (0.2, "head", 24)])
+def test_a_helmet_is_looked_at_twice_until_it_is_believed(
+    stand: Stand, share: float, label: str, asked: int
+) -> None:
+    doubter = Doubter(share)
+    seer = Seer(PERSON, Box("helmet", 0.8, HEAD.box))
+    eyes = Eyes(cast("Model", seer), stand.store, 0.3, cast("SecondLook", doubter))
+    # Two scenes in turn: each picture goes to the model.
+    pictures = [programme()[n].jpeg for n in (31, 35)]
+    for turn in range(24):
+        ((_, look),) = eyes.look([stand.frame(turn / 2, pictures[turn % 2])])
+        assert isinstance(look, Look)
+        assert not look.still
+        assert look.boxes == (PERSON, Box(label, 0.8, HEAD.box))
+    # Believed, it is asked for again after ten seconds.
+    assert doubter.asked == [1] * asked
+
+
+def test_bare_heads_and_weak_helmets_are_not_looked_at_twice(stand: Stand) -> None:
+    doubter = Doubter(0.1)
+    seer = Seer(HEAD, Box("helmet", 0.2, HEAD.box))
+    eyes = Eyes(cast("Model", seer), stand.store, 0.1, cast("SecondLook", doubter))
+    eyes.look([stand.frame(0, still())])
+    assert doubter.asked == []
+
+
 def test_frames_of_several_cameras_go_to_the_model_together(stand: Stand) -> None:
     jpegs = [picture.jpeg for picture in programme()[31:36]]
     frames = [stand.frame(t, jpegs[t], camera) for t in range(2) for camera in range(3)]
@@ -162,7 +203,7 @@ def test_a_large_picture_is_looked_at_in_tiles_where_that_is_registered(stand: S
 
 
 def test_scenes_are_handed_out_and_outlive_a_restart(tmp_path: Path, stand: Stand) -> None:
-    plan = {"masks": []}
+    plan: dict[str, Any] = {"masks": []}
     jpegs = [picture.jpeg for picture in programme()[31:43]]
     for place, jpeg in enumerate(jpegs):
         stand.look(stand.frame(place, jpeg, plan=plan))
