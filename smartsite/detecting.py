@@ -59,6 +59,9 @@ COLOURS = {
 """Blue, green, red."""
 
 
+COUNTED = frozenset({".mp4", ".m4v", ".mov", ".avi"})
+"""Videos whose container counts its frames; elsewhere the count is an estimate."""
+
 FRAMES_SHORT = 0.02
 """A container's count of its frames may be off by this share."""
 
@@ -375,8 +378,20 @@ def _look_at_video(path: Path, eye: Eye, *, every: int, keep: bool) -> Iterator[
         capture.release()
     if number == 0:
         yield Unreadable(path, "the video holds no frame that can be decoded")
-    elif number < claimed * (1 - FRAMES_SHORT):
+    elif path.suffix.lower() in COUNTED and number < claimed * (1 - FRAMES_SHORT) - 2:
         yield Unreadable(path, f"the video ends at frame {number} of {int(claimed)}", number)
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be written.
+
+    Args:
+        path: Of a file, whose name may hold any bytes.
+
+    Returns:
+        It, bytes that are no UTF-8 as escapes of a backslash, x and two digits.
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def as_json(result: Seen | Unreadable) -> dict[str, Any]:
@@ -389,7 +404,7 @@ def as_json(result: Seen | Unreadable) -> dict[str, Any]:
         ``path``, ``frame`` for videos, ``width``, ``height``, ``detections``; or ``path`` and
         ``error``.
     """
-    line: dict[str, Any] = {"path": str(result.path)}
+    line: dict[str, Any] = {"path": shown(result.path)}
     if result.frame is not None:
         line["frame"] = result.frame
     if isinstance(result, Unreadable):

@@ -216,13 +216,13 @@ def _progress(total: int) -> Iterator[Progress]:
 
 
 def _tell(result: Seen | Unreadable, *, as_json: bool) -> None:
-    from smartsite.detecting import Seen
+    from smartsite.detecting import Seen, shown
     from smartsite.detecting import as_json as line
 
     if as_json:
         text = msgspec.json.encode(line(result)).decode()
     else:
-        where = str(result.path) + (f" frame {result.frame}" if result.frame is not None else "")
+        where = shown(result.path) + (f" frame {result.frame}" if result.frame is not None else "")
         if isinstance(result, Seen):
             counts = Counter(found.box.label for found in result.found)
             seen = ", ".join(f"{count} {label}" for label, count in counts.items())

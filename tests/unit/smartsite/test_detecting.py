@@ -1,10 +1,12 @@
 """What `smartsite detect` looks at: files of all sorts, as people see them."""
 
+import os
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -300,6 +302,12 @@ def test_a_line_for_machines() -> None:
         "detections": [{"class": "helmet", "score": 0.5, "box": [1.0, 2.0, 3.5, 4.0]}],
     }
     assert as_json(Unreadable(Path("b"), "gone")) == {"path": "b", "error": "gone"}
+
+
+def test_a_name_that_is_no_utf_8_can_be_told() -> None:
+    path = Path(os.fsdecode(b"\xff.jpg"))
+    line = as_json(Unreadable(path, "gone"))
+    assert msgspec.json.decode(msgspec.json.encode(line)) == {"path": "\\xff.jpg", "error": "gone"}
 
 
 def test_boxes_are_drawn_on_a_copy() -> None:

@@ -73,6 +73,13 @@ def test_boxes_lie_in_the_picture_best_first_and_rounded(model: Model) -> None:
             assert round(number, 3) == number
 
 
+def test_every_box_means_every_box_of_every_class(model: Model) -> None:
+    data = (CLIPS / "one-by-one/00800.jpg").read_bytes()
+    found = model.look(data, 0.0, every=True)
+    assert len(found) > MAX_BOXES
+    assert labels(found) == set(model.classes)
+
+
 def test_the_same_picture_gives_the_same_boxes(model: Model) -> None:
     assert look(model, "one-by-one/00800.jpg") == look(model, "one-by-one/00800.jpg")
 
