@@ -255,17 +255,21 @@ def split(
     groups = [[item.strip() for item in group.split(",")] for group in content.split(";")]
     for group in groups:
         mine: dict[str, str] = {}
+        last = ""
         for item in group:
             name, equals, value = item.partition("=")
             name, value = name.strip(), value.strip()
             if not equals:
                 notes[Note.ITEM_WITHOUT_VALUE if item else Note.STRAY_SEPARATOR] = None
+                if item.isdigit() and last in mine:
+                    mine[last] += f",{item}"  # a decimal comma: refused as no number, not cut off
                 continue
             spelled = name
             if name not in meaning.roles and name not in _BARE:
                 spelled = meaning.spelling.get(name.lower(), name)
                 if spelled != name:
                     notes[Note.NAME_CASE] = None
+            last = spelled
             earlier = mine.get(spelled)
             if earlier is None:
                 mine[spelled] = value

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from device_profiles.errors import Reason, Rejected
+from device_profiles.hj212.crc import crc
 from device_profiles.hj212.factors import Dialect
 from device_profiles.hj212.fields import Fields, Layouts, meaning_of, split
 from device_profiles.hj212.frames import Tolerance
@@ -178,19 +179,15 @@ def test_impossible_units_are_refused(quantity: str, unit: str) -> None:
         ("NaN", Reason.TYPE),
         ("inf", Reason.TYPE),
         ("1_000", Reason.TYPE),
-        ("57,3", None),
+        ("57,3", Reason.TYPE),
         ("５７", Reason.TYPE),
         ("0x1F", Reason.TYPE),
         ("57.3.1", Reason.TYPE),
         ("1e999", Reason.RANGE),
     ],
 )
-def test_a_bad_value_refuses_the_value(value: str, reason: Reason | None) -> None:
+def test_a_bad_value_refuses_the_value(value: str, reason: Reason) -> None:
     contents = read(with_cp(f"{TIME};a34001-Rtd={value};LA-Rtd=63.8"))
-    if reason is None:  # a decimal comma: a separator here, and a rest without a name
-        assert values_of(contents) == {"tsp_ug_m3": 57, "noise_db": 63.8}
-        assert contents.notes == (Note.ITEM_WITHOUT_VALUE,)
-        return
     assert values_of(contents) == {"noise_db": 63.8}
     (refused,) = contents.refused
     assert (refused.reason, refused.field, refused.value) == (reason, "tsp_ug_m3", repr(value))
@@ -480,3 +477,14 @@ def test_a_unit_that_looks_wrong() -> None:
 def test_a_stream_gives_what_a_payload_gives() -> None:
     frames = fed([wire(USUAL) + wire(MINUTE)])
     assert frames == Hj212Decoder().read(wire(USUAL) + wire(MINUTE)).frames
+
+
+def test_a_decimal_comma_refuses_the_value_and_cuts_nothing_off() -> None:
+    segment = (
+        b"QN=20260301090203000;ST=39;CN=2011;PW=123456;MN=A1;Flag=4;"
+        b"CP=&&DataTime=20260301090200;a34004-Rtd=35,2,a34004-Flag=N;a34002-Rtd=78.5&&"
+    )
+    contents = Hj212Decoder().read(b"##%04d%s%04X\r\n" % (len(segment), segment, crc(segment)))
+    assert [part.field for part in contents.refused] == ["pm2_5_ug_m3"]
+    assert contents.refused[0].value is not None
+    assert "35,2" in contents.refused[0].value
