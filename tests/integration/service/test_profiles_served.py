@@ -128,12 +128,17 @@ def now_ms() -> int:
 
 
 def hj212() -> bytes:
+    """A frame of this second whose checksum has a letter, so that its case can be told."""
     at = datetime.now(UTC) + timedelta(hours=8)
-    body = (
-        f"QN={at:%Y%m%d%H%M%S}000;ST=39;CN=2011;PW=123456;MN=310000SITE0000000000042;Flag=4;"
-        f"CP=&&DataTime={at:%Y%m%d%H%M%S};a34002-Rtd=78.5,a34002-Flag=N&&"
-    ).encode()
-    return b"##%04d" % len(body) + body + b"%04x\r\n" % crc(body)
+    for number in range(1_000):
+        body = (
+            f"QN={at:%Y%m%d%H%M%S}{number:03};ST=39;CN=2011;PW=123456;MN=310000SITE0000000000042;"
+            f"Flag=4;CP=&&DataTime={at:%Y%m%d%H%M%S};a34002-Rtd=78.5,a34002-Flag=N&&"
+        ).encode()
+        digits = b"%04x" % crc(body)
+        if not digits.isdigit():
+            return b"##%04d" % len(body) + body + digits + b"\r\n"
+    raise AssertionError("no checksum with a letter")
 
 
 async def test_every_shape_ends_in_its_table(
