@@ -40,8 +40,11 @@ SLOW_S = 5.0
 MESSAGE_BYTES = 200
 """What a message costs in memory beside its topic and payload."""
 
-FLUSH_BYTES = 4 * 1024 * 1024
+FLUSH_BYTES = 2 * 1024 * 1024
 """A flush is written when it holds so much, however few its messages."""
+
+READ_AHEAD_BYTES = 32 * 1024 * 1024
+"""While writes succeed no more than this is read ahead of them: it would only wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class Flushing:
     Attributes:
         messages: As soon as so many wait.
         after_s: Or when the first has waited so long.
-        most_bytes: When so much waits, reading the socket stops until some of it is written.
+        most_bytes: When so much waits while nothing can be written, reading the socket stops until
+            some of it is.
     """
 
     messages: int
@@ -110,6 +114,8 @@ class Flusher(Generic[Receipts]):
         self._resume = resume
         self._chunks: deque[Chunk[Receipts]] = deque()
         self._bytes = 0
+        self._ahead = min(READ_AHEAD_BYTES, flushing.most_bytes)
+        self._room = self._ahead
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._messages = metrics.MESSAGES.labels(role)
@@ -122,7 +128,7 @@ class Flusher(Generic[Receipts]):
     @property
     def is_over(self) -> bool:
         """Whether so much waits that nothing more is to be read."""
-        return self._bytes > self._flushing.most_bytes
+        return self._bytes > self._room
 
     def chunk(self) -> Chunk[Receipts]:
         """The chunk that takes messages in: add them to it, then call `added`."""
@@ -222,6 +228,7 @@ class Flusher(Generic[Receipts]):
                 delay_s = min(delay_s * 2, LONGEST_DELAY_S)
             else:
                 self._usable.set(1)
+                self._room = self._ahead
                 return True
 
     async def _write_watched(self, arrivals: Arrivals) -> None:
@@ -247,5 +254,10 @@ class Flusher(Generic[Receipts]):
         """Tell the metrics that nothing is committed; how many messages wait for that."""
         waiting = writing + self._waiting()
         self._usable.set(0)
+        # nats-server cuts off who does not read for some seconds: where the settings say so, an
+        # outage is read through up to what the broker may leave unacknowledged.
+        self._room = self._flushing.most_bytes
+        if not self.is_over:
+            self._resume()
         self._pending.set(waiting)
         return waiting
