@@ -16,6 +16,7 @@ import msgspec
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import tuple_row
 
+from alerts.concealing import RULE
 from device_profiles.findings import Evidence
 from ingest.store.queries import load_queries
 
@@ -117,15 +118,16 @@ async def resolve_evidence(
 
 
 def recipe_of(entry: Evidence) -> bytes:
-    """What a copy for sharing is made of: which boxes are drawn on which frame.
+    """What a copy for sharing is made of: which boxes are drawn on which frame, and by which rule.
 
     Args:
         entry: Evidence with a frame.
 
     Returns:
-        The SHA-256 of both.
+        The SHA-256 of all.
     """
-    return hashlib.sha256(_ENCODER.encode((entry.frame_sha256, entry.boxes))).digest()
+    said = (entry.frame_sha256, entry.boxes, RULE)
+    return hashlib.sha256(_ENCODER.encode(said)).digest()
 
 
 async def _copies(

@@ -1,10 +1,8 @@
 """Copies of evidence for sharing: what was found is marked, everybody else's head is unreadable.
 
 A copy is derived from an original that stays as it came, and is kept beside it; what counts as
-evidence is the original alone. A head is made unreadable by throwing it away: of its box, grown a
-little, no more than six by six means are left, and these are blurred. Of the picture's metadata
-nothing is taken over. No copy is made of a picture our model has not looked at: nobody knows whose
-heads are on it. A head the model missed altogether stays as it is.
+evidence is the original alone. Of the picture's metadata nothing is taken over. No copy is made of
+a picture our model has not looked at: nobody knows whose heads are on it.
 """
 
 from __future__ import annotations
@@ -13,39 +11,22 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from alerts.concealing import Concealed, Image, Seen, conceal, strangers
 from alerts.evidence import SQL, recipe_of
 from device_profiles.errors import Reason, Rejected
 from device_profiles.findings import Evidence, Finding
-from device_profiles.jpeg import read_jpeg_header
+from device_profiles.jpeg import read_jpeg_header, readable
 
 log = logging.getLogger(__name__)
 
-Image: TypeAlias = npt.NDArray[np.uint8]
-Corners: TypeAlias = tuple[float, float, float, float]
-Seen: TypeAlias = Sequence[Sequence[Any]]
-"""What the model saw, as it is stored: label, score, x1, y1, x2, y2 each."""
-
 QUALITY = 88
-MEANS = 6
-GROWN = 0.3
-"""A head's box is grown by this share of its size on every side: hair, chin and ears."""
-
-_HEADS = frozenset({"head", "helmet"})
-_PERSON = "person"
-_SAME = 0.3
-_TOP = 0.4
-_HEAD_OF_PERSON = (0.2, 0.22)
-"""Where a person's head is that was not seen: in from each side, down from the top, in shares of
-the person's box."""
-
 _RED = (40, 40, 230)
 _WHITE = (255, 255, 255)
 
@@ -60,46 +41,10 @@ class Pictures(Protocol):
         """Keep a picture; its hash."""
 
 
-def strangers(drawn: Sequence[Corners], seen: Seen) -> list[Corners]:
-    """The heads on a picture of people a violation is not about.
-
-    Args:
-        drawn: The boxes the violation is about: heads, or whole persons.
-        seen: What the model saw on the picture.
-
-    Returns:
-        Boxes to be made unreadable: heads, and where none was seen of a person, where it must be.
-    """
-    heads = [_corners(box) for box in seen if box[0] in _HEADS]
-    persons = [_corners(box) for box in seen if box[0] == _PERSON]
-    involved = {
-        place
-        for place, head in enumerate(heads)
-        if any(_overlap(head, one) >= _SAME for one in drawn)
-    }
-    for one in drawn:
-        # A whole person was drawn: of the heads at its top the one nearest its middle is its own.
-        own = [place for place, head in enumerate(heads) if _is_at_top(head, one)]
-        if own and not any(_overlap(heads[place], one) >= _SAME for place in own):
-            middle = (one[0] + one[2]) / 2
-            involved.add(
-                min(own, key=lambda place: abs((heads[place][0] + heads[place][2]) / 2 - middle))
-            )
-    found = [head for place, head in enumerate(heads) if place not in involved]
-    for person in persons:
-        has_head = any(_is_at_top(head, person) for head in (*heads, *drawn))
-        if not has_head and all(_overlap(person, one) < _SAME for one in drawn):
-            left, top, right, bottom = person
-            aside = _HEAD_OF_PERSON[0] * (right - left)
-            down = max(_HEAD_OF_PERSON[1] * (bottom - top), 0.3 * (right - left))
-            found.append((left + aside, top, right - aside, min(bottom, top + down)))
-    return found
-
-
 def annotate(
     data: bytes,
     drawn: Sequence[tuple[str, float, float, float, float, float]],
-    hidden: Iterable[Corners],
+    concealed: Concealed,
     caption: str = "",
 ) -> bytes:
     """Make the copy of a picture.
@@ -107,7 +52,7 @@ def annotate(
     Args:
         data: The original, a JPEG.
         drawn: What is marked: label, score, x1, y1, x2, y2 in pixels of the original.
-        hidden: Heads to be made unreadable.
+        concealed: What becomes of the heads on it.
         caption: A line at the lower edge; what is no ASCII is left out.
 
     Returns:
@@ -118,12 +63,11 @@ def annotate(
     """
     header = read_jpeg_header(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    decoded = cv2.imdecode(np.frombuffer(readable(data), np.uint8), flags)
     if decoded is None or decoded.shape[:2] != (header.height, header.width):
         raise Rejected(Reason.SYNTAX, "the JPEG cannot be decoded")
     image: Image = decoded.astype(np.uint8, copy=False)
-    for corners in hidden:
-        _hide(image, corners)
+    conceal(image, concealed)
     thick = max(1, round(max(image.shape) / 500))
     scale = max(0.4, max(image.shape) / 1_600)
     for label, score, x1, y1, x2, y2 in drawn:
@@ -142,49 +86,6 @@ def _write(image: Image, text: str, place: tuple[int, int], scale: float, thick:
     at = (max(0, place[0]), max(round(24 * scale), place[1]))
     cv2.putText(image, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, _RED, 3 * thick, cv2.LINE_AA)
     cv2.putText(image, plain, at, cv2.FONT_HERSHEY_SIMPLEX, scale, _WHITE, thick, cv2.LINE_AA)
-
-
-def _hide(image: Image, corners: Corners) -> None:
-    """Leave of a part of a picture no more than a few means."""
-    height, width = image.shape[:2]
-    across, down = (GROWN * (corners[2 + side] - corners[side]) for side in (0, 1))
-    left, right = (round(corners[0] - across), round(corners[2] + across))
-    top, bottom = (round(corners[1] - down), round(corners[3] + down))
-    left, right = max(0, left), min(width, right)
-    top, bottom = max(0, top), min(height, bottom)
-    if right <= left or bottom <= top:
-        return
-    part = image[top:bottom, left:right]
-    size = right - left, bottom - top
-    few = min(MEANS, size[0]), min(MEANS, size[1])
-    if max(size) <= MEANS:
-        few = (1, 1)
-    means = cv2.resize(part, few, interpolation=cv2.INTER_AREA)
-    wide = cv2.resize(means, size, interpolation=cv2.INTER_LINEAR)
-    blurred = cv2.GaussianBlur(wide, (0, 0), max(size) / (2 * MEANS))
-    image[top:bottom, left:right] = blurred
-
-
-def _corners(box: Sequence[Any]) -> Corners:
-    _, _, x1, y1, x2, y2 = box
-    return float(x1), float(y1), float(x2), float(y2)
-
-
-def _is_at_top(head: Corners, person: Corners) -> bool:
-    x, y = (head[0] + head[2]) / 2, (head[1] + head[3]) / 2
-    left, top, right, bottom = person
-    size = max(head[2] - head[0], head[3] - head[1])
-    return left <= x <= right and top - size <= y <= top + _TOP * (bottom - top)
-
-
-def _overlap(one: Corners, other: Corners) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / (sum(areas) - both)
 
 
 def best_picture(evidence: Iterable[Evidence]) -> Evidence | None:
@@ -309,7 +210,6 @@ class Sharing:
 
     def _draw(self, frame: bytes, entry: Evidence, seen: Seen) -> tuple[bytes, bytes]:
         data = self._originals.get(frame)
-        boxes = [(box[2], box[3], box[4], box[5]) for box in entry.boxes]
         caption = f"{entry.device} {entry.observed_at:%Y-%m-%d %H:%M:%S}Z  {frame.hex()[:16]}"
-        copy = annotate(data, entry.boxes, strangers(boxes, seen), caption)
+        copy = annotate(data, entry.boxes, strangers(entry.boxes, seen), caption)
         return self._copies.put(copy), copy

@@ -105,6 +105,8 @@ class CameraDetector:
         """Take the next look; see `detectors.detector.Detector`."""
         if not isinstance(reading, Detections) or reading.series != Series.INSTANT:
             return []
+        if reading.event:
+            return []  # says nothing of the lens
         check(self, reading, (self.subject,))
         at = reading.observed_at
         if at == self._last_look:

@@ -7,9 +7,11 @@ of them at least (a still scene repeats its boxes, and a mistake with them), and
 with an equal or better score.
 
 A confirmed track opens an episode. The episode lasts while its track is seen to break the rule
-more often than to keep it, and goes on with another confirmed track that began near its place after
-its own was lost: a broken track is not two violations. It closes, at the last sighting against the
-rule, when nothing carried it on for `gone_s` and `cooldown_s` together.
+more often than to keep it, or would be confirmed anew, and goes on with another confirmed track
+that began, or broke the rule, near its place after its own was lost: a broken track is not two
+violations. It closes, at the last sighting against the rule, when nothing carried it on for
+`gone_s` and `cooldown_s` together. Who is seen again within that time is waited for until they are
+confirmed, for `window_s` at most.
 
 A camera that is unfit (`device_profiles.readings.Unfit`) is not evaluable. Where it cannot see
 (dark, bright, blurred, blocked) nothing is made of its boxes: a helmet in the dark looks like a
@@ -120,6 +122,7 @@ class ConfirmingDetector(ABC):
         self._gone = timedelta(seconds=rule.gone_s)
         self._gap = timedelta(seconds=rule.max_gap_s)
         self._hold = timedelta(seconds=rule.gone_s + rule.cooldown_s)
+        self._runs = min(RUNS, rule.sightings)
         self.lookback = 2 * (self._window + self._gone + self._gap)
         self._since = since
         self._looked_at = since
@@ -140,16 +143,24 @@ class ConfirmingDetector(ABC):
     def _wrong(self, episode: Episode) -> Words:
         """Say what is wrong."""
 
+    def _reconsider(self, track: Track, recent: list[Sighting]) -> list[Sighting]:
+        """Decide anew on a track's recent sightings, by all of them together."""
+        return recent
+
+    def _suspect(self, sighting: Sighting) -> bool:
+        """Whether a sighting counts against the rule, or may do so once more is seen."""
+        return sighting.wrong
+
     @property
     def linger(self) -> timedelta:
         """How long after its last evidence an episode may still go on."""
-        return self._hold
+        return self._hold + self._window
 
     @property
     def open(self) -> bool:
         """Whether an episode is open, or somebody was seen who may yet be confirmed."""
         return bool(self._episodes) or any(
-            sighting is not None and sighting.wrong
+            sighting is not None and self._suspect(sighting)
             for tracker in self._trackers.values()
             for track in tracker.tracks
             for sighting in track.looks
@@ -167,6 +178,8 @@ class ConfirmingDetector(ABC):
         """
         if not isinstance(reading, Detections) or reading.series != Series.INSTANT:
             return []
+        if reading.event:
+            return []  # no look at the scene: what it shows is weighed with the report it came with
         check(self, reading, (self.subject,))
         at = reading.observed_at
         if at == self._last_look:
@@ -192,13 +205,13 @@ class ConfirmingDetector(ABC):
 
     def advance(self, now: datetime) -> list[Said]:
         """Notice silence; see `detectors.detector.Detector`."""
-        said: list[Said] = []
+        closed, said = self._lapse(now), []
         if self._looked_at is not None and now - self._looked_at >= self._gap:
             silent_at = self._looked_at + self._gap
             self._settle(silent_at)
             self._forget_all()
-            said += self._spans.mark(silent_at, NO_FRAMES)
-        return said + self._lapse(now)
+            said = self._spans.mark(silent_at, NO_FRAMES)
+        return said + closed
 
     def finish(self, at: datetime) -> list[Said]:
         """End what is pending; see `detectors.detector.Detector`."""
@@ -232,58 +245,101 @@ class ConfirmingDetector(ABC):
     def _pass(self, at: datetime) -> list[Said]:
         """Account for the time up to a look."""
         silent = self._looked_at is not None and at - self._looked_at >= self._gap
-        said = self._spans.mark(at, NO_FRAMES if silent else self._held)
+        said = self._spans.mark(at, NO_FRAMES if silent else self._held) + self._lapse(at)
         for tracker in self._trackers.values():
             tracker.forget(at, timedelta() if silent else self._gone)
-        return said + self._lapse(at)
+        return said
 
     def _lapse(self, now: datetime) -> list[Said]:
-        """Close the episodes that nothing carried on, in the order in which they ran out."""
+        """Close the episodes that nothing carried on, in the order in which they ran out.
+
+        To be called before tracks are forgotten: an episode runs out when the track it waits for
+        is forgotten, whether a tick or only the next look notices.
+        """
         said: list[Said] = []
-        for episode in sorted(self._episodes, key=lambda episode: episode.last.at):
-            if now - episode.last.at >= self._hold:
-                self._settle(episode.last.at + self._hold)
+        lapsing = [episode for episode in self._episodes if now - episode.last.at >= self._hold]
+        for over_at, episode in sorted(
+            ((self._over_at(episode), episode) for episode in lapsing), key=lambda pair: pair[0]
+        ):
+            if now >= over_at:
+                self._settle(over_at)
                 self._episodes.remove(episode)
                 episode.track.episode = None
                 said.append(self._finding(episode, closed=True))
         return said
 
+    def _over_at(self, episode: Episode) -> datetime:
+        """From when on nothing can carry an episode on, unless a look before then shows more."""
+        lapse_at = over_at = episode.last.at + self._hold
+        for track in self._trackers[episode.lane].tracks:
+            for sighting in (track.first, *track.looks):
+                if sighting is None or not self._came_back(episode, track, sighting):
+                    continue
+                over_at = max(over_at, min(sighting.at + self._window, track.last.at + self._gone))
+        if self._looked_at is not None:  # in silence all tracks are forgotten
+            over_at = max(lapse_at, min(over_at, self._looked_at + self._gap))
+        return over_at
+
+    def _came_back(self, episode: Episode, track: Track, sighting: Sighting) -> bool:
+        """Whether a sighting, in time, is of a track that may yet carry an episode on."""
+        if track is episode.track:  # covered, and bare again
+            again = episode.last.at < sighting.at < episode.last.at + self._hold
+            return again and self._suspect(sighting)
+        if track.episode is not None or not (sighting is track.first or self._suspect(sighting)):
+            return False
+        return self._distance(episode, sighting) is not None
+
+    def _distance(self, episode: Episode, sighting: Sighting) -> float | None:
+        """How far from where an episode lost its track somebody was seen.
+
+        Returns:
+            As `Tracker.cost`; None too if that was not after the loss, or too long after.
+        """
+        lost = episode.track.last
+        if not lost.at < sighting.at < episode.last.at + self._hold:
+            return None
+        return self._trackers[episode.lane].cost(lost.box, lost.at, sighting)
+
     def _judge(self, lane: str, track: Track) -> list[Said]:
         """Decide on one track after a look that saw it."""
-        now, episode = track.last, track.episode
-        recent = [
-            sighting
-            for sighting in track.looks
-            if sighting is not None and now.at - sighting.at <= self._window
-        ]
+        recent = self._reconsider(
+            track,
+            [
+                sighting
+                for sighting in track.looks
+                if sighting is not None and track.last.at - sighting.at <= self._window
+            ],
+        )
+        now, episode = recent[-1], track.episode
         wrong = [sighting for sighting in recent if sighting.wrong]
         right = [sighting for sighting in recent if not sighting.wrong]
         if episode is not None:
-            if now.wrong and len(wrong) > len(right):
+            if now.wrong and (len(wrong) > len(right) or self._proven(wrong, right)):
                 episode.carry_on(now, 1)
             elif len(right) >= self._settings.sightings:
                 episode.mended = True
             return []
-        if not now.wrong or len(wrong) < self._settings.sightings:
-            return []
-        if sum(not one.reading.still for one in wrong) < min(RUNS, self._settings.sightings):
-            return []
-        best_score = max(sighting.score for sighting in wrong)
-        if any(sighting.score >= best_score for sighting in right):
+        if not now.wrong or not self._proven(wrong, right):
             return []
         return self._confirmed(lane, track, tuple(wrong))
 
+    def _proven(self, wrong: list[Sighting], right: list[Sighting]) -> bool:
+        """Whether recent sightings confirm a track."""
+        if len(wrong) < self._settings.sightings:
+            return False
+        if sum(not sighting.reading.still for sighting in wrong) < self._runs:
+            return False
+        best_score = max(sighting.score for sighting in wrong)
+        return all(sighting.score < best_score for sighting in right)
+
     def _confirmed(self, lane: str, track: Track, wrong: tuple[Sighting, ...]) -> list[Said]:
-        """Carry on the episode near whose place a track began, or open one."""
-        first = wrong[0]
-        tracker = self._trackers[lane]
-        near = []
-        for index, episode in enumerate(self._episodes):
-            lost = episode.track.last
-            if episode.lane == lane and lost.at < first.at:
-                cost = tracker.cost(lost.box, lost.at, first)
-                if cost is not None:
-                    near.append((cost, index))
+        """Carry on the episode near whose place a track began, or broke the rule; or open one."""
+        near = [
+            (distance, index)
+            for index, episode in enumerate(self._episodes)
+            for sighting in (track.first, wrong[0])
+            if episode.lane == lane and (distance := self._distance(episode, sighting)) is not None
+        ]
         if near:
             episode = self._episodes[min(near)[1]]
             episode.track.episode = None
@@ -292,7 +348,7 @@ class ConfirmingDetector(ABC):
             episode.carry_on(wrong[-1], len(wrong))
             return []
         episode = Episode(
-            subject=self._subject(lane, first),
+            subject=self._subject(lane, wrong[0]),
             lane=lane,
             confirmation=wrong,
             track=track,
@@ -378,12 +434,15 @@ def best_first(boxes: Iterable[Box], label: str, least: float) -> list[tuple[Cor
 
 def _evidence(role: str, sighting: Sighting) -> Evidence:
     reading = sighting.reading
+    values = {"score": sighting.score}
+    if sighting.second_look is not None:
+        values["second_look"] = sighting.second_look
     return Evidence(
         device=reading.device,
         observed_at=reading.observed_at,
         source=reading.source,
         role=role,
-        values={"score": sighting.score},
+        values=values,
         frame_sha256=reading.frame_sha256,
         model_sha256=reading.model_sha256,
         boxes=((sighting.label, sighting.score, *sighting.box),),

@@ -10,6 +10,12 @@ without that class) nothing can be said of that, and helmets count as they are s
 bent over has the head at one end of a box that is wide and low: there the upper part reaches
 further down.
 
+A helmet is a cap where the second look says so: where its answers about the recent sightings of
+one track, taken together, do not believe in a helmet, the track's helmets count as bare heads from
+the first one it doubted on, with the detector's score. One bad answer, alone or among good ones,
+changes nothing, and without any a helmet is one. What a still scene repeats is no further answer,
+but carries on what was confirmed.
+
 How it is confirmed and lasts: `detectors.confirming`.
 """
 
@@ -19,7 +25,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from detectors.confirming import ConfirmingDetector, Seen, Words, best_first, fits
-from detectors.tracks import Corners, Episode, Reach, Sighting, overlap, size_of
+from detectors.tracks import Corners, Episode, Reach, Sighting, Track, overlap, size_of
+from detectors.vision.opinions import LEAST_LOGIT, logit, mean_logit
 from detectors.vision.zones import centre_of
 from device_profiles.readings import Detections
 
@@ -71,6 +78,32 @@ class HelmetDetector(ConfirmingDetector):
     def _wrong(self, episode: Episode) -> Words:
         return Words("有人未戴安全帽", "a worker without a helmet")
 
+    def _reconsider(self, track: Track, recent: list[Sighting]) -> list[Sighting]:
+        heard = [one for one in recent if one.second_look is not None]
+        fresh = [one for one in heard if not one.reading.still]
+        if len(fresh if track.episode is None else heard) < self._runs:
+            return recent
+        mean = mean_logit(one.second_look for one in fresh or heard if one.second_look is not None)
+        if mean is None or mean >= LEAST_LOGIT:
+            return recent
+        # Those before the first doubt keep counting: an episode never begins before an instant at
+        # which nothing spoke against anybody, from which a detector may have been resumed.
+        first = next(place for place, one in enumerate(recent) if doubted(one))
+        return [*recent[:first], *(bared(one) for one in recent[first:])]
+
+    def _suspect(self, sighting: Sighting) -> bool:
+        return sighting.wrong or doubted(sighting)
+
+
+def doubted(sighting: Sighting) -> bool:
+    """Whether the second look, asked of this very sighting, did not believe in the helmet."""
+    return sighting.second_look is not None and logit(sighting.second_look) < LEAST_LOGIT
+
+
+def bared(sighting: Sighting) -> Sighting:
+    """The bare head that a sighting of a cap is."""
+    return sighting._replace(wrong=True, label=HEAD)
+
 
 def heads_of(reading: Detections, min_score: float) -> tuple[list[Sighting], list[Sighting]]:
     """The heads of a look.
@@ -80,22 +113,23 @@ def heads_of(reading: Detections, min_score: float) -> tuple[list[Sighting], lis
         min_score: Of a head that is seen well.
 
     Returns:
-        Those seen well, a bare one being wrong; and those seen badly: of boxes over the same place
-        the best, helmets before heads; helmets that nobody wears are in neither.
+        Those seen well, a bare one being wrong (caps taken for helmets are not, see `doubted`); and
+        those seen badly: of boxes over the same place the best, helmets before heads; helmets that
+        nobody wears are in neither.
     """
     boxes = [box for box in reading.boxes if fits(box, reading)]
     persons = [corners for corners, _ in best_first(boxes, PERSON, PERSON_SCORE)]
     candidates = sorted(
-        (-box.score, box.label == HEAD, box.box)
-        for box in boxes
-        if box.label in (HEAD, HELMET) and box.score > 0
+        (box for box in boxes if box.label in (HEAD, HELMET) and box.score > 0),
+        key=lambda box: (-box.score, box.label == HEAD, box.box),
     )
     kept: list[Sighting] = []
-    for negative_score, bare, corners in candidates:
-        if all(overlap(corners, other.box) < SAME_HEAD_IOU for other in kept):
-            label = HEAD if bare else HELMET
-            kept.append(Sighting(reading, bare, -negative_score, corners, label))
-    heads = [one.box for one in kept if one.wrong and one.score >= min_score]
+    for box in candidates:
+        if all(overlap(box.box, other.box) < SAME_HEAD_IOU for other in kept):
+            bare = box.label == HEAD
+            heard = None if bare else box.second_look
+            kept.append(Sighting(reading, bare, box.score, box.box, box.label, heard))
+    heads = [one.box for one in kept if (one.wrong or doubted(one)) and one.score >= min_score]
     counted = [one for one in kept if one.wrong or not persons or worn(one.box, persons, heads)]
     sure = [one for one in counted if one.score >= min_score]
     return sure, [one for one in counted if one.score < min_score]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from detectors.confirming import BLIND, fits
 from detectors.detector import Said, Spans, check
-from detectors.helmets import HEAD, PERSON, heads_of
+from detectors.helmets import HEAD, PERSON, doubted, heads_of
 from detectors.messages import lasting
 from detectors.rules import ReportedRule
 from detectors.tracks import Corners
@@ -299,7 +299,7 @@ def _found(
     """What of a kind our model saw on a picture; None where it knows nothing of the kind."""
     if what == NO_HELMET:
         sure, _ = heads_of(look, min_score)
-        return tuple((HEAD, one.box, one.score) for one in sure if one.wrong)
+        return tuple((HEAD, one.box, one.score) for one in sure if one.wrong or doubted(one))
     label = {NO_VEST_WORN: NO_VEST, INTRUSION: PERSON}.get(what)
     if label is None:
         return None

@@ -129,6 +129,14 @@ class HelmetRule(ConfirmedRule):
     All of its defaults are project choices, to be set by measurement on the site's own pictures.
     """
 
+    min_score: float = Field(
+        0.44,
+        ge=0,
+        le=1,
+        description="boxes with a lower score are not looked at. Default: the operating point of"
+        " the shipped model for helmet and head.",
+    )
+
 
 class VestRule(ConfirmedRule):
     """`vest.missing`: a person without a hi-vis vest in a zone that demands one.
@@ -158,7 +166,7 @@ class ReportedRule(_Rule):
     """`device.reported`: what a device's own AI says, confirmed or contradicted by our model."""
 
     min_score: float = Field(
-        0.5, ge=0, le=1, description="our own boxes with a lower score confirm nothing"
+        0.44, ge=0, le=1, description="our own boxes with a lower score confirm nothing"
     )
     wait_s: Seconds = Field(
         30.0,

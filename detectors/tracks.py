@@ -50,6 +50,7 @@ class Sighting(NamedTuple):
         score: Of the box that says so.
         box: That box, pixels of the picture.
         label: Its class.
+        second_look: What the second look said of it; see `device_profiles.readings.Box`.
     """
 
     reading: Detections
@@ -57,6 +58,7 @@ class Sighting(NamedTuple):
     score: float
     box: Corners
     label: str
+    second_look: float | None = None
 
     @property
     def at(self) -> datetime:
@@ -69,6 +71,7 @@ class Track:
     """Somebody followed from look to look.
 
     Attributes:
+        first: Their first sighting.
         last: Their last sighting.
         looks: What the last looks saw of them; None for those that did not.
         place: Where they were last, by a box of any score.
@@ -76,6 +79,7 @@ class Track:
         episode: The violation they are in.
     """
 
+    first: Sighting
     last: Sighting
     looks: deque[Sighting | None]
     place: Corners
@@ -170,7 +174,7 @@ class Tracker:
         for j, sighting in enumerate(sightings):
             if j not in taken:
                 looks: deque[Sighting | None] = deque([sighting], maxlen=self._looks)
-                found.append(Track(sighting, looks, sighting.box, sighting.at))
+                found.append(Track(sighting, sighting, looks, sighting.box, sighting.at))
                 self.tracks.append(found[-1])
         # In the order of their places, not of their age, which a resumed detector would not know.
         return sorted(found, key=lambda track: track.place)

@@ -13,6 +13,12 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 64_000_000
 """Most pixels of a picture we decode: a decoded 64-megapixel picture takes 192 MB."""
 
+END, SCAN = b"\xff\xd9", b"\xff\xda"
+
+_LOOKAHEAD = b"\xff\x00" * 8
+"""libjpeg reads up to 8 bytes ahead of what it decodes, and refuses a picture whose data end before
+that. Eight bytes of ones are no code word: out of them come at most the last few blocks."""
+
 _FRAME_STARTS = frozenset({0xC0, 0xC1, 0xC2})
 _OTHER_FRAME_STARTS = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -74,6 +80,41 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             return _checked(JpegHeader(width, height, components, marker == 0xC2), precision, at)
         at += 2 + length
     raise Rejected(Reason.INCOMPLETE, f"a JPEG of {len(data)} bytes ends before its dimensions")
+
+
+def readable(data: bytes) -> bytes:
+    """Make a JPEG that lacks its end marker, as some cameras send them, one that can be decoded.
+
+    With an end marker put behind it libjpeg would decode anything and fill what is missing with
+    grey; this way a picture that lacks more than a few blocks in its last corner stays refused. A
+    progressive one cannot be told from one that lacks scans, and stays refused, too.
+
+    Args:
+        data: A JPEG.
+
+    Returns:
+        It, or with a few bytes more at its end.
+    """
+    return data if data.endswith(END) else data + _LOOKAHEAD
+
+
+def without_end(data: bytes, header: JpegHeader) -> bytes | None:
+    """Take the end marker off a JPEG, to find out whether its data fill the picture.
+
+    Args:
+        data: A JPEG that could be decoded.
+        header: Its header.
+
+    Returns:
+        Its bytes up to the end of its scan, to be decoded in its place: that fails if more than a
+        few blocks are missing. None for one of several scans, of which this cannot be told.
+    """
+    # A preview in the header has scan and end of its own, before the picture's.
+    scan = data.rfind(SCAN)
+    if scan < 0 or header.progressive or data[scan + 4 : scan + 5] != bytes([header.components]):
+        return None
+    end = data.find(END, scan)
+    return data[: end if end >= 0 else len(data)] + _LOOKAHEAD
 
 
 def _checked(header: JpegHeader, precision: int, at: int) -> JpegHeader:

@@ -7,8 +7,10 @@ stored readings as detectors and people see them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -143,11 +145,39 @@ class Box(msgspec.Struct, frozen=True, gc=False):
         label: Class name of the model.
         score: 0 to 1, rounded to 1e-3.
         box: x1, y1, x2, y2 in pixels of the original picture, rounded to 1e-3.
+        second_look: What the second look said of it: the probability of a helmet, 0 to 1, rounded
+            to 1e-3; None where it was not asked.
     """
 
     label: str
     score: float
     box: tuple[float, float, float, float]
+    second_look: float | None = None
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> Box:
+        """Read the form in which boxes are stored.
+
+        Args:
+            row: label, score, x1, y1, x2, y2, and where it was asked, what the second look said.
+
+        Returns:
+            The box.
+
+        Raises:
+            ValueError: The row is no such form, or the second look no probability.
+        """
+        label, score, x1, y1, x2, y2, *more = row
+        if len(more) > 1 or any(
+            type(said) not in (int, float) or not 0 <= said <= 1 for said in more
+        ):
+            raise ValueError(f"box {list(row)!r}: what the second look said is no probability")
+        return cls(label, score, (x1, y1, x2, y2), *more)
+
+    def as_row(self) -> list[str | float]:
+        """The form in which boxes are stored; see `of_row`."""
+        row: list[str | float] = [self.label, self.score, *self.box]
+        return row if self.second_look is None else [*row, self.second_look]
 
 
 class Unfit(StrEnum):
@@ -175,6 +205,10 @@ class Detections(Reading, frozen=True, kw_only=True):
         unfit: Why the camera cannot be relied on; None while it can.
         fitness: The figures that decided, by name, while it cannot.
         skipped: How many frames of this camera nobody looked at since the look before.
+        second_look_sha256: Hash of the file of the second look, hexadecimal; None where there
+            was none to ask.
+        event: True where the picture is that of a device's own report: the device chose it, and may
+            have cut it or drawn on it, so it is no look at the camera's scene.
     """
 
     frame_sha256: str
@@ -186,6 +220,8 @@ class Detections(Reading, frozen=True, kw_only=True):
     unfit: Unfit | None = None
     fitness: dict[str, float] = {}
     skipped: int = 0
+    second_look_sha256: str | None = None
+    event: bool = False
 
 
 class Reported(Reading, frozen=True, kw_only=True):

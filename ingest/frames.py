@@ -469,8 +469,13 @@ async def _put_frames(
     where: dict[str, int],
     pictures: list[Picture],
     received_us: Mapping[int, int],
+    *,
+    event: bool = False,
 ) -> set[int]:
-    """Write rows of frames; returns the messages whose frame was new."""
+    """Write rows of frames; returns the messages whose frame was new.
+
+    Pictures of events are queued as such: they are looked at by themselves.
+    """
     await cursor.execute(
         SQL["put_frames"],
         where
@@ -483,6 +488,7 @@ async def _put_frames(
             "bytes": [picture.bytes for picture in pictures],
             "widths": [picture.header.width for picture in pictures],
             "heights": [picture.header.height for picture in pictures],
+            "event": event,
         },
     )
     return {index for (index,) in await cursor.fetchall()}
@@ -543,7 +549,7 @@ async def _put_reported(
             len(picture.data),
             picture.header,
         )
-        new = await _put_frames(cursor, where, [frame], {entry.index: received_us})
+        new = await _put_frames(cursor, where, [frame], {entry.index: received_us}, event=True)
         outcome.stored += len(new)
         if not new:
             outcome.duplicates += 1

@@ -7,17 +7,24 @@ of a photograph says: boxes, width and height are those of the picture as people
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
 import os
+import stat
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
+from alerts.concealing import SAME, Concealed, conceal, overlap, strangers
 from detectors.vision.crops import head_crop
 from detectors.vision.model import Least, Model
+from detectors.vision.opinions import HEAD_SCORE, HELMET, Opinions
 from detectors.vision.picture import Image, decode
 from device_profiles.errors import Reason, Rejected
 from device_profiles.jpeg import MAX_PIXELS, MAX_SIDE, read_jpeg_header
@@ -45,9 +52,6 @@ class SecondLook(Protocol):
         ...
 
 
-Conceal = Callable[[Image, Sequence[Box]], Image]
-"""Makes people in a picture unrecognisable, before it is drawn on."""
-
 HEADS = frozenset({"helmet", "head"})
 COLOURS = {
     "helmet": (60, 180, 60),
@@ -59,11 +63,25 @@ COLOURS = {
 """Blue, green, red."""
 
 
-COUNTED = frozenset({".mp4", ".m4v", ".mov", ".avi"})
-"""Videos whose container counts its frames; elsewhere the count is an estimate."""
+FORMATS = {"mov": 0.02, "avi": 0.02, "matroska": 0.1, "mpeg": 0.1, "mpegts": 0.1, "mpegvideo": 1.0}
+"""The containers of videos as FFmpeg calls them, and by which share fewer frames may come than they
+claim: those of MP4 and AVI are counted, others estimated from length and rate, a bare stream's are
+guessed."""
 
-FRAMES_SHORT = 0.02
-"""A container's count of its frames may be off by this share."""
+CAPTURE_OPTIONS = f"format_whitelist;{','.join(FORMATS)}"
+"""FFmpeg is asked for no other format, whatever it takes a file for: playlists and descriptions of
+streams name other files and addresses, and FFmpeg goes there."""
+
+USUAL_RATE = 25.0
+"""Frames a second of a video that says none, or what cannot be."""
+
+RATES = (1e-3, 1e3)
+"""Least and most frames a second that are believed."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_PHOTOGRAPHS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_PHOTOGRAPHS |= {b"avif", b"avis"}
 
 
 class Found(NamedTuple):
@@ -88,6 +106,7 @@ class Seen(NamedTuple):
         height: Pixels.
         found: Highest score first.
         image: The picture in full, upright; None unless it is wanted.
+        concealed: Heads nobody is accused of, to be made unreadable on a copy.
     """
 
     path: Path
@@ -96,6 +115,7 @@ class Seen(NamedTuple):
     height: int
     found: tuple[Found, ...]
     image: Image | None
+    concealed: Concealed = Concealed()
 
 
 class Unreadable(NamedTuple):
@@ -110,6 +130,18 @@ class Unreadable(NamedTuple):
     path: Path
     error: str
     frame: int | None = None
+
+
+class Moment(NamedTuple):
+    """One frame among those of its video.
+
+    Attributes:
+        opinions: What the second look said of the heads on those before it.
+        at: When; of a video, from any beginning on.
+    """
+
+    opinions: Opinions
+    at: datetime
 
 
 class Eye:
@@ -129,38 +161,97 @@ class Eye:
         """
         self.model = model
         self.second_look = second_look
-        self._every = min_score is not None
-        self._least: Least = model.operating_point if min_score is None else min_score
+        self._min_score = min_score
+        self._least: Least = model.operating_point
+        if min_score is not None:
+            # Whose head has to be concealed does not depend on what is asked for.
+            self._least = min(min_score, *model.operating_point.values())
 
     def see(
         self,
         image: Image,
         size: tuple[int, int] | None = None,
         whole: Callable[[], Image] | None = None,
-    ) -> list[Found]:
+        moment: Moment | None = None,
+    ) -> tuple[list[Found], Concealed]:
         """Look at a picture.
 
         Args:
             image: Possibly shrunk.
             size: Width and height of the original, where it was.
             whole: Gives the original, for the second look, where it was.
+            moment: Of a frame of a video. There the verdict on a helmet is by what the second look
+                said of that head so far, taken together, where only what counts is wanted; a
+                `Found` keeps what it said of this very frame.
 
         Returns:
-            What was found, highest score first.
+            What was found, highest score first; and the heads nobody is accused of.
         """
-        boxes = self.model.see(image, self._least, every=self._every, size=size)
+        every = self._min_score is not None
+        found = self._found(
+            self.model.see(image, self._least, every=every, size=size), image, whole, moment
+        )
+        concealed = bystanders([each.box for each in found], self.model.operating_point)
+        if self._min_score is not None:
+            found = [each for each in found if each.box.score >= self._min_score]
+        return found, concealed
+
+    def _found(
+        self,
+        boxes: Sequence[Box],
+        image: Image,
+        whole: Callable[[], Image] | None,
+        moment: Moment | None,
+    ) -> list[Found]:
         heads = [number for number, box in enumerate(boxes) if box.label in HEADS]
         if self.second_look is None or not heads:
             return [Found(box) for box in boxes]
         original = whole() if whole is not None else image
         shares = self.second_look([head_crop(original, boxes[number].box) for number in heads])
+        answers = {number: float(share) for number, share in zip(heads, shares, strict=True)}
+        if moment is not None:
+            moment.opinions.to_ask(boxes, moment.at)  # it was asked of all
+            moment.opinions.take(
+                {
+                    number: share
+                    for number, share in answers.items()
+                    if boxes[number].label == HELMET and boxes[number].score >= HEAD_SCORE
+                }
+            )
         found = [Found(box) for box in boxes]
-        for number, share in zip(heads, shares, strict=True):
+        for number, share in answers.items():
             box = boxes[number]
-            if not self._every and box.label == "helmet" and share < self.second_look.least:
+            heard = moment.opinions.heard(box) if moment is not None else None
+            believed = (share if heard is None else heard) >= self.second_look.least
+            if self._min_score is None and box.label == HELMET and not believed:
                 box = Box("head", box.score, box.box)
-            found[number] = Found(box, round(float(share), 3))
+            found[number] = Found(box, round(share, 3))
         return found
+
+
+def bystanders(boxes: Sequence[Box], least: Mapping[str, float]) -> Concealed:
+    """The heads on a picture that nobody is accused of: all but the bare ones.
+
+    Args:
+        boxes: Everything that was seen.
+        least: From which score on a class counts.
+
+    Returns:
+        Helmets, and where no head was seen of somebody, where it must be; the bare ones stay.
+    """
+    counting = [box for box in boxes if box.score >= least.get(box.label, math.inf)]
+    helmets = [box for box in counting if box.label == "helmet"]
+    bare = [
+        box
+        for box in counting
+        if box.label == "head"
+        # Where every box was asked for a head may be both.
+        and not any(
+            other.score > box.score and overlap(other.box, box.box) >= SAME for other in helmets
+        )
+    ]
+    drawn, seen = ([(box.label, box.score, *box.box) for box in some] for some in (bare, counting))
+    return strangers(drawn, seen)
 
 
 class Source(NamedTuple):
@@ -185,25 +276,62 @@ def sources(paths: Sequence[Path]) -> Iterator[Source | Unreadable]:
         Each file; or why a path names none.
     """
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir() raises where it may not look
             count = 0
             for file in _files(path):
                 count += 1
-                yield Source(file, Path(path.resolve().name) / file.relative_to(path))
+                if isinstance(file, Unreadable):
+                    yield file
+                elif fault := _no_file(file):
+                    yield Unreadable(file, fault)
+                else:
+                    yield Source(file, Path(path.resolve().name) / file.relative_to(path))
             if not count:
                 yield Unreadable(path, "a folder without pictures or videos")
-        elif path.is_file():
-            yield Source(path, Path(path.name))
+        elif fault := _no_file(path):
+            yield Unreadable(path, fault)
         else:
-            yield Unreadable(path, "is not there" if not path.exists() else "is no file")
+            yield Source(path, Path(path.name))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+def _no_file(path: Path) -> str | None:
+    """Why a path is not that of a file, a symbolic link's included; None where it is."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "is no file"
+    except OSError as fault:
+        gone = fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return "is not there" if gone else fault.strerror or str(fault)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file; a pipe or device that took its name is not waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "is no file")
+    return os.fdopen(number, "rb")
+
+
+def _files(folder: Path) -> Iterator[Path | Unreadable]:
+    """Everything in a folder that may be looked at, and the folders that cannot be entered."""
+    faults: list[OSError] = []
+    for root, folders, names in os.walk(folder, onerror=faults.append):
+        yield from _told(faults)
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURES | VIDEOS:
                 yield Path(root) / name
+    yield from _told(faults)
+
+
+def _told(faults: list[OSError]) -> Iterator[Unreadable]:
+    while faults:
+        fault = faults.pop(0)
+        yield Unreadable(Path(fault.filename), fault.strerror or str(fault))
 
 
 def look_at(
@@ -221,10 +349,10 @@ def look_at(
         What was seen, frame by frame; last, where it ended early, why.
     """
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             start = stream.read(256)
-            if _is_video(start):
-                yield from _look_at_video(path, eye, every=every, keep=keep)
+            if (container := _container(start)) is not None:
+                yield from _look_at_video(path, stream, container, eye, every=every, keep=keep)
                 return
             data = start + stream.read(MAX_BYTES + 1 - len(start))
     except OSError as fault:
@@ -243,20 +371,32 @@ def _look_at_picture(path: Path, data: bytes, eye: Eye, *, keep: bool) -> Seen:
         _require_small(data)
         image = _decode_other(data)
         size = image.shape[1], image.shape[0]
-        return Seen(path, None, *size, tuple(eye.see(image)), image if keep else None)
+        return _seen(path, None, size, eye.see(image), image if keep else None)
     header = read_jpeg_header(data)
     placement = eye.model.place(header.width, header.height)
     image = decode(data, header, placement.side, upright=True)
     size = header.width, header.height
-    # The tag may say that it lies on its side.
-    if (image.shape[1] > image.shape[0]) != (header.width > header.height):
-        size = header.height, header.width
 
     def whole() -> Image:
-        return decode(data, header, max(header.width, header.height), upright=True)
+        return decode(data, header, max(size), upright=True)
 
-    found = eye.see(image, size, whole)
-    return Seen(path, None, *size, tuple(found), whole() if keep else None)
+    # The tag may say that it lies on its side. Of one that is nearly square, and shrunk, that is
+    # not to be seen.
+    turned = image if image.shape[0] != image.shape[1] else whole()
+    if (turned.shape[1] > turned.shape[0]) != (header.width > header.height):
+        size = header.height, header.width
+    return _seen(path, None, size, eye.see(image, size, whole), whole() if keep else None)
+
+
+def _seen(
+    path: Path,
+    frame: int | None,
+    size: tuple[int, int],
+    saw: tuple[Sequence[Found], Concealed],
+    image: Image | None,
+) -> Seen:
+    found, concealed = saw
+    return Seen(path, frame, *size, tuple(found), image, concealed)
 
 
 def _require_small(data: bytes) -> None:
@@ -282,6 +422,11 @@ def _dimensions(data: bytes) -> tuple[int, int]:
             return width, abs(height)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp_dimensions(data)
+        if data[4:8] == b"ftyp" and data[8:12] in _PHOTOGRAPHS:
+            raise Rejected(
+                Reason.TYPE,
+                "a photograph in HEIC or AVIF, which is not read: make it a JPEG or PNG",
+            )
     except struct.error:
         raise Rejected(Reason.INCOMPLETE, "a picture that ends within its header") from None
     raise Rejected(Reason.TYPE, "neither a picture (JPEG, PNG, BMP, WebP) nor a video")
@@ -316,14 +461,30 @@ def _decode_other(data: bytes) -> Image:
     return image.astype(np.uint8, copy=False)
 
 
-def _is_video(start: bytes) -> bool:
-    """Whether a file begins like a container of video; never a playlist: it names other files."""
-    return (
-        start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
-        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
-        or start[:4] in (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
-        or (len(start) > 188 and start[0] == start[188] == 0x47)
-    )
+def _container(start: bytes) -> str | None:
+    """Which of `FORMATS` a file begins like; None for what is no video."""
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+        return None if start[8:12] in _PHOTOGRAPHS else "mov"
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return "avi"
+    if start[:3] == b"\x00\x00\x01":
+        return {0xBA: "mpeg", 0xB3: "mpegvideo"}.get(start[3])
+    if len(start) > 188 and start[0] == start[188] == 0x47:
+        return "mpegts"
+    return "matroska" if start[:4] == b"\x1aE\xdf\xa3" else None
+
+
+@contextlib.contextmanager
+def _capture(stream: BinaryIO) -> Iterator[cv2.VideoCapture]:
+    """Let OpenCV read an open file; without its name, which FFmpeg may take for an address."""
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", CAPTURE_OPTIONS)
+    number = stream.fileno()
+    os.lseek(number, 0, os.SEEK_SET)  # outside Linux the two share their place in the file
+    capture = cv2.VideoCapture(f"/dev/fd/{number}", cv2.CAP_FFMPEG)
+    try:
+        yield capture
+    finally:
+        capture.release()
 
 
 def frames_of(path: Path, every: int = 1) -> int:
@@ -337,49 +498,71 @@ def frames_of(path: Path, every: int = 1) -> int:
         1 for what is no video.
     """
     try:
-        with path.open("rb") as stream:
-            if not _is_video(stream.read(256)):
+        with opened(path) as stream:
+            if _container(stream.read(256)) is None:
                 return 1
+            with _capture(stream) as capture:
+                return max(1, -(-int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) // every))
     except OSError:
         return 1
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        return max(1, -(-int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) // every))
-    finally:
-        capture.release()
 
 
-def _look_at_video(path: Path, eye: Eye, *, every: int, keep: bool) -> Iterator[Seen | Unreadable]:
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+def _look_at_video(
+    path: Path, stream: BinaryIO, container: str, eye: Eye, *, every: int, keep: bool
+) -> Iterator[Seen | Unreadable]:
     number = 0
+    reached_ms = 0.0
+    opinions = Opinions()
     try:
-        if not capture.isOpened():
-            yield Unreadable(path, "the video cannot be opened")
-            return
-        claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-            yield Unreadable(path, f"a video of {width} × {height} pixels is too large")
-            return
-        while capture.grab():
-            if number % every == 0:
-                there, frame = capture.retrieve()
-                if not there:
-                    break
-                image = frame.astype(np.uint8, copy=False)
-                size = image.shape[1], image.shape[0]
-                yield Seen(path, number, *size, tuple(eye.see(image)), image if keep else None)
-            number += 1
+        with _capture(stream) as capture:
+            if not capture.isOpened():
+                yield Unreadable(path, "the video cannot be opened")
+                return
+            claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            rate = capture.get(cv2.CAP_PROP_FPS)
+            if not RATES[0] <= rate <= RATES[1]:
+                rate = USUAL_RATE
+            width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+            height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                yield Unreadable(path, f"a video of {width} × {height} pixels is too large")
+                return
+            while capture.grab():
+                reached_ms = max(reached_ms, capture.get(cv2.CAP_PROP_POS_MSEC))
+                if number % every == 0:
+                    there, frame = capture.retrieve()
+                    if not there:
+                        break
+                    image = frame.astype(np.uint8, copy=False)
+                    moment = Moment(opinions, EPOCH + timedelta(seconds=number / rate))
+                    saw = eye.see(image, moment=moment)
+                    size = image.shape[1], image.shape[0]
+                    yield _seen(path, number, size, saw, image if keep else None)
+                number += 1
     except cv2.error as fault:
         yield Unreadable(path, f"the video cannot be decoded: {fault.err}", number)
         return
-    finally:
-        capture.release()
     if number == 0:
         yield Unreadable(path, "the video holds no frame that can be decoded")
-    elif path.suffix.lower() in COUNTED and number < claimed * (1 - FRAMES_SHORT) - 2:
+    elif _ends_early(container, number, claimed, reached_ms * rate / 1000):
         yield Unreadable(path, f"the video ends at frame {number} of {int(claimed)}", number)
+
+
+def _ends_early(container: str, number: int, claimed: float, reached: float) -> bool:
+    """Whether a video holds less than it claims.
+
+    Args:
+        container: Of `FORMATS`.
+        number: How many frames came.
+        claimed: How many were to come.
+        reached: The time of the last, in frames. Where a video's rate changes its frames are fewer
+            than its length says, and the last one's time is near its end all the same.
+
+    Returns:
+        Whether it was cut.
+    """
+    enough = claimed * (1 - FORMATS[container]) - 2
+    return number < enough and (container == "avi" or reached < enough)
 
 
 def shown(path: Path) -> str:
@@ -422,17 +605,20 @@ def as_json(result: Seen | Unreadable) -> dict[str, Any]:
     return line | {"width": result.width, "height": result.height, "detections": detections}
 
 
-def annotated(image: Image, found: Sequence[Found]) -> Image:
+def annotated(image: Image, found: Sequence[Found], concealed: Concealed | None = None) -> Image:
     """Draw what was found on a picture.
 
     Args:
         image: The original.
         found: Boxes in its pixels.
+        concealed: Heads to be made unreadable; None for none.
 
     Returns:
         A copy with boxes, class and score.
     """
     drawn = image.copy()
+    if concealed is not None:
+        conceal(drawn, concealed)
     thick = max(1, round(max(image.shape[:2]) / 640))
     scale = max(0.4, max(image.shape[:2]) / 1_600)
     for box, _ in reversed(found):

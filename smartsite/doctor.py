@@ -1,14 +1,19 @@
 """`smartsite camera doctor`: is a camera fit to be looked through, and what would help.
 
 It measures what the role `vision` judges by (`detectors.vision.fitness`), on frames at hand: of the
-store, or files. A frame says little of what comes seldom; a hundred of different hours say more.
+store, or files. What is registered of a camera, the least score of a head that counts, and the
+rules that confirm are those of the service. A frame says little of what comes seldom; a hundred of
+different hours say more.
+
+Pictures are read one by one: only one of them is held at a time.
 """
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +22,27 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import psycopg
+from pydantic import ValidationError
 
+from detectors import helmets, presence, vests
+from detectors.confirming import BLIND
+from detectors.rules import ConfirmedRule, Rules
 from detectors.vision import fitness
 from detectors.vision.fitness import Judge
 from detectors.vision.model import Model
 from detectors.vision.motion import grey_of
+from detectors.vision.opinions import HEAD_SCORE
+from detectors.vision.tiles import LARGER, Magnifier, look_closely, nearer
+from detectors.vision.zones import Plan
 from device_profiles.errors import Rejected
-from device_profiles.jpeg import read_jpeg_header
-from device_profiles.readings import Unfit
+from device_profiles.jpeg import JpegHeader, read_jpeg_header
+from device_profiles.readings import Box, Unfit
+from device_profiles.sites import CameraSettings
 from ingest.frame_store import FrameStore
 from ingest.store.queries import load_queries
+from smartsite.detecting import MAX_BYTES, opened
+
+log = logging.getLogger(__name__)
 
 SQL = load_queries(Path(__file__).with_suffix(".sql"))
 
@@ -34,9 +50,6 @@ HEADS = frozenset({"helmet", "head"})
 
 SMALL_HEAD_PX = 20.0
 """Heads smaller than this in the model's input are found less and less: then tiles help."""
-
-SLOW_S = 1.25
-"""Frames further apart than this leave too few looks to confirm a bare head: 4 in 5 seconds."""
 
 TOO_SMALL_SIDE = 640
 """Pictures with a longer side under this show heads only from near by, pixels."""
@@ -59,13 +72,39 @@ class Given(NamedTuple):
 
     Attributes:
         name: For people.
-        data: A JPEG; None where it is gone.
+        data: A JPEG; None where there is none.
         at: Its time; aware. None where nobody knows.
+        fault: Why there is none.
     """
 
     name: str
     data: bytes | None
     at: datetime | None
+    fault: str = "the picture is no longer kept"
+
+
+class Frame(NamedTuple):
+    """A frame of the store.
+
+    Attributes:
+        observed_at: Its time.
+        sha256: Hash of its bytes.
+    """
+
+    observed_at: datetime
+    sha256: bytes
+
+
+class Registered(NamedTuple):
+    """A camera of the database.
+
+    Attributes:
+        camera: What is registered of it.
+        frames: Its newest, oldest first.
+    """
+
+    camera: CameraSettings
+    frames: list[Frame]
 
 
 class Heads(msgspec.Struct, frozen=True):
@@ -73,7 +112,8 @@ class Heads(msgspec.Struct, frozen=True):
 
     Attributes:
         seen: On all pictures together.
-        median_px: Longer side in the model's input; None where none was seen.
+        median_px: Longer side in the model's input, that of a tile where it looked in tiles; None
+            where none was seen.
         smallest_px: Likewise.
         median_original_px: In the picture as it came.
     """
@@ -130,19 +170,30 @@ class Report(msgspec.Struct, frozen=True):
         return self.unfit is None
 
 
-def examine(pictures: Iterable[Given], model: Model, *, fixed: bool = True) -> Report | None:
+def examine(
+    pictures: Iterable[Given],
+    model: Model,
+    camera: CameraSettings | None = None,
+    rules: Rules | None = None,
+    min_score: float = 0.0,
+) -> Report | None:
     """Examine a camera by its pictures.
 
     Args:
         pictures: In the order they were taken.
         model: Looks for heads.
-        fixed: Whether the camera always looks at the same scene.
+        camera: What is registered of it; default: nothing.
+        rules: What has to be confirmed by its frames; default: those the service comes with.
+        min_score: Boxes below are not kept by the service.
 
     Returns:
         How fit it is; None where no picture could be read.
     """
+    camera = camera or CameraSettings()
+    plan = Plan(camera)
     unreadable: dict[str, str] = {}
-    judge = Judge(fixed=fixed)
+    judge = Judge(fixed=camera.fixed, drawn_on=plan.bound)
+    eye = _Eye(model, camera, max(min_score, HEAD_SCORE))
     sizes: Counter[tuple[int, int]] = Counter()
     measured: list[fitness.Fitness] = []
     gradients: list[fitness.Floats] = []
@@ -154,26 +205,20 @@ def examine(pictures: Iterable[Given], model: Model, *, fixed: bool = True) -> R
     for given in pictures:
         at = given.at or at + SPACING
         if given.data is None:
-            unreadable[given.name] = "the picture is no longer kept"
+            unreadable[given.name] = given.fault
             continue
         try:
             header = read_jpeg_header(given.data)
             grey = grey_of(given.data)
-            boxes = model.look(given.data, model.operating_point)
+            # Of a camera that cannot see, nobody looks for heads.
+            blind = judge.take(grey, at).unfit in BLIND
+            heads, scale = ([], 1.0) if blind else eye.heads(given.data, header, at)
         except Rejected as fault:
             unreadable[given.name] = str(fault)
             continue
-        placement = model.place(header.width, header.height)
-        scale = placement.inner_width / header.width
-        heads = [
-            max(box.box[2] - box.box[0], box.box[3] - box.box[1])
-            for box in boxes
-            if box.label in HEADS
-        ]
         original_px += heads
         input_px += [side * scale for side in heads]
         judge.heads([side * scale for side in heads], at)
-        judge.take(grey, at)
         sizes[header.width, header.height] += 1
         measured.append(fitness.measure(grey))
         gradients.append(fitness.gradients(grey))
@@ -187,7 +232,7 @@ def examine(pictures: Iterable[Given], model: Model, *, fixed: bool = True) -> R
     ((width, height), _), *_ = sizes.most_common()
     gaps = [(after - before).total_seconds() for before, after in pairwise(times)]
     unfit = judge.verdict.unfit
-    same = _same_scene(gradients) if fixed else None
+    same = _same_scene(gradients) if camera.fixed else None
     report = Report(
         pictures=len(measured),
         unreadable=unreadable,
@@ -211,7 +256,71 @@ def examine(pictures: Iterable[Given], model: Model, *, fixed: bool = True) -> R
         unfit=unfit,
         advice=(),
     )
-    return msgspec.structs.replace(report, advice=tuple(_advice(report)))
+    advice = (*_advice(report), *_on_rate(gaps, confirming(rules or Rules(), plan)))
+    larger = max(width, height) >= LARGER * model.side
+    advice += tuple(_on_heads(report, camera, larger=larger))
+    return msgspec.structs.replace(report, advice=advice)
+
+
+class _Eye:
+    """Looks for heads as `smartsite.eyes` does, whole or in tiles; without its motion gate."""
+
+    def __init__(self, model: Model, camera: CameraSettings, least: float) -> None:
+        self._model, self._least = model, least
+        self._magnifier = Magnifier(camera.tiles)
+
+    def heads(self, data: bytes, header: JpegHeader, at: datetime) -> tuple[list[float], float]:
+        """The longer sides of heads in pixels of the picture, and its scale in the model's input.
+
+        Raises:
+            Rejected: The picture cannot be decoded.
+        """
+        side, longest = self._model.side, max(header.width, header.height)
+        grid = self._magnifier.grid(header.width, header.height, side, at)
+        scale = side / longest
+        if grid is None:
+            boxes, larger = self._model.look(data, self._least), 1.0
+        else:
+            boxes = look_closely(self._model, data, header, self._least, grid)
+            larger = nearer(header.width, header.height, grid)
+        heads = [_longer_side(box) for box in boxes if box.label in HEADS]
+        self._magnifier.saw([head * scale for head in heads], at)
+        return heads, scale * larger
+
+
+def _longer_side(box: Box) -> float:
+    return max(box.box[2] - box.box[0], box.box[3] - box.box[1])
+
+
+def confirming(rules: Rules, plan: Plan) -> dict[str, ConfirmedRule]:
+    """The rules that a camera's frames have to confirm.
+
+    Args:
+        rules: All settings.
+        plan: Of the camera.
+
+    Returns:
+        Settings by name of the rule.
+    """
+    found: dict[str, ConfirmedRule] = {helmets.RULE: rules.helmet}
+    if plan.vest:
+        found[vests.RULE] = rules.vest
+    if plan.entry:
+        found[presence.RULE] = rules.presence
+    return found
+
+
+def longest_between(rule: ConfirmedRule) -> float:
+    """How far apart frames may be for a rule to be judged.
+
+    Args:
+        rule: Its settings.
+
+    Returns:
+        Seconds: so many looks as confirm lie within its window, and none is missed for too long.
+    """
+    spans = rule.sightings - 1
+    return min(rule.window_s / spans, rule.max_gap_s) if spans else rule.max_gap_s
 
 
 def _median(values: Sequence[float]) -> float:
@@ -247,71 +356,124 @@ def _advice(report: Report) -> Iterator[str]:
         yield f"it sends pictures of {report.sizes} sizes: fix one"
     if max(report.width, report.height) < TOO_SMALL_SIDE:
         yield f"pictures of {report.width} × {report.height} are small: send 1280 × 720 or more"
-    if report.frames_per_s is not None and report.frames_per_s < 1 / SLOW_S:
-        yield (
-            f"{report.frames_per_s:g} frames a second are few: a bare head is confirmed by four"
-            " looks within five seconds; send two a second"
-        )
     if report.same_scene is not None and report.same_scene < fitness.LEAST_SAME:
-        yield "it does not always look at the same scene: zones and masks would not hold"
+        yield (
+            "it does not always look at the same scene: zones and masks would not hold; register"
+            " it with fixed = false if it is turned"
+        )
+
+
+def _on_rate(gaps: Sequence[float], rules: Mapping[str, ConfirmedRule]) -> Iterator[str]:
+    if not gaps:
+        return
+    between = statistics.median(gaps)
+    for name, rule in rules.items():
+        longest = longest_between(rule)
+        if between > longest:
+            yield (
+                f"a frame every {between:g} s is too seldom for {name}, which needs"
+                f" {rule.sightings} looks within {rule.window_s:g} s and none more than"
+                f" {rule.max_gap_s:g} s after another: send one every {longest / 2:.2g} s"
+            )
+
+
+def _on_heads(report: Report, camera: CameraSettings, *, larger: bool) -> Iterator[str]:
     heads = report.heads
     if heads.median_px is None:
         yield "no head was seen: examine it again with frames of working hours"
-    elif heads.median_px < SMALL_HEAD_PX and report.unfit is not Unfit.SMALL_HEADS:
+        return
+    if heads.median_px < SMALL_HEAD_PX and report.unfit is not Unfit.SMALL_HEADS:
+        help_ = "zoom in"
+        if camera.tiles == "off" and larger:
+            help_ = 'register it with tiles = "auto", or zoom in'
         yield (
             f"heads are some {heads.median_px:g} pixels in the model's input, under"
-            f" {SMALL_HEAD_PX:g}: look in tiles, or zoom in"
+            f" {SMALL_HEAD_PX:g}: {help_}"
+        )
+    original = heads.median_original_px
+    if original is not None and original < camera.min_head_px:
+        yield (
+            f"heads are some {original:g} pixels in the picture, and under its min_head_px of"
+            f" {camera.min_head_px:g} they are left out"
         )
 
 
-def files(paths: Sequence[Path]) -> Iterator[Given]:
-    """Read pictures from files.
+def files(paths: Sequence[Path], last: int | None = None) -> Iterator[Given]:
+    """Read pictures from files, one by one.
 
     Args:
         paths: Files, and folders of JPEGs, taken in the order of names.
+        last: Only so many, the last; None: all.
 
     Yields:
         Each, without a time.
     """
+    found: deque[Path] = deque(maxlen=last)
     for path in paths:
-        inside = (
-            sorted(file for file in path.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
-            if path.is_dir()
-            else [path]
-        )
-        for file in inside:
-            try:
-                yield Given(str(file), file.read_bytes(), None)
-            except OSError:
-                yield Given(str(file), None, None)
+        if path.is_dir():
+            found += sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg")
+            )
+        else:
+            found.append(path)
+    for path in found:
+        yield _read(path)
+
+
+def _read(path: Path) -> Given:
+    try:
+        with opened(path) as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as fault:
+        return Given(str(path), None, None, str(fault.strerror))
+    if len(data) > MAX_BYTES:
+        return Given(str(path), None, None, f"a picture of more than {MAX_BYTES} bytes")
+    return Given(str(path), data, None)
 
 
 def stored(
-    connection: psycopg.Connection[Any], store: FrameStore, site: str, device: str, at_most: int
-) -> list[Given] | None:
-    """Fetch the newest frames of a camera.
+    connection: psycopg.Connection[Any], site: str, device: str, at_most: int
+) -> Registered | None:
+    """Find the newest frames of a camera.
 
     Args:
         connection: To the database.
-        store: Where the pictures lie.
         site: Id.
         device: Id.
         at_most: How many.
 
     Returns:
-        Oldest first; None where there is no such camera.
+        What is registered of it, and its frames; None where there is no such camera.
     """
     terms = {"site": site, "device": device, "at_most": at_most}
-    if connection.execute(SQL["is_camera"], terms).fetchone() is None:
+    row = connection.execute(SQL["registered_camera"], terms).fetchone()
+    if row is None:
         return None
-    found = []
-    for observed_at, sha256 in connection.execute(SQL["last_frames"], terms).fetchall():
+    try:
+        camera = CameraSettings.model_validate(row[0] or {})
+    except ValidationError as fault:  # of a later version; the service does the same
+        log.warning("what is registered of %s/%s cannot be read: %s", site, device, fault)
+        camera = CameraSettings()
+    frames = connection.execute(SQL["last_frames"], terms).fetchall()
+    return Registered(camera, [Frame(*frame) for frame in frames])
+
+
+def kept(store: FrameStore, frames: Iterable[Frame]) -> Iterator[Given]:
+    """Read frames of the store, one by one.
+
+    Args:
+        store: Where the pictures lie.
+        frames: Which.
+
+    Yields:
+        Each, with its time.
+    """
+    for observed_at, sha256 in frames:
         try:
             data = store.get(sha256)
         except (OSError, ValueError):
             data = None
-        found.append(Given(observed_at.isoformat(), data, observed_at))
-    return found
+        yield Given(observed_at.isoformat(), data, observed_at)
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -7,8 +7,12 @@ several cameras together where that pays, large pictures with small heads in til
 A scene that stays still while something in it may be a violation is looked at again, a few times:
 what confirms has to come from the model, and a gate that opens every ten seconds would be too slow.
 
+The picture of an AI box's event is looked at by itself: it never enters what is known of its
+camera, or whoever posts such pictures would decide what the camera's scene is.
+
 A helmet is looked at twice, by a classifier of heads, before it is believed, and again every ten
-seconds while it stays: what the second look takes for a cap is stored as a bare head.
+seconds while it stays (`detectors.vision.opinions`). What it says is stored beside what the
+detector says; which of them counts, the rule decides (`detectors.helmets`).
 
 All that is known of a camera is here and small; lost in a crash, it is learnt again, but for its
 scene, which is handed out to be kept.
@@ -24,18 +28,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 from prometheus_client import Counter
 from pydantic import ValidationError
 
 from detectors.confirming import BLIND
-from detectors.tracks import overlap
 from detectors.vision.crops import SIDE, WIDER, head_crop
 from detectors.vision.fitness import FIT, Judge, Verdict
 from detectors.vision.model import Model
 from detectors.vision.motion import MotionGate
+from detectors.vision.opinions import HEAD_SCORE, HELMET, Opinions
 from detectors.vision.picture import decode
 from detectors.vision.second_look import SecondLook
-from detectors.vision.tiles import Magnifier, cut, look_in_tiles
+from detectors.vision.tiles import Magnifier, look_closely, nearer
 from detectors.vision.zones import Plan
 from device_profiles.errors import Rejected
 from device_profiles.jpeg import JpegHeader, read_jpeg_header
@@ -51,15 +56,6 @@ RUNS = 3
 RECHECK = timedelta(seconds=1.2)
 """With at least so long between."""
 
-HEAD_SCORE = 0.3
-"""Heads with a score from here on tell how large heads are."""
-
-BELIEVED = timedelta(seconds=10)
-"""A helmet the second look believed in is not looked at twice again for so long, while it stays."""
-
-SAME_HELMET = 0.3
-"""Boxes of two looks that overlap by so much are the same helmet."""
-
 KEEP_SCENES = timedelta(minutes=5)
 """How often what was learnt of a scene is handed out to be kept."""
 
@@ -68,7 +64,7 @@ RUN = Counter("smartsite_vision_runs", "runs of the model, those on tiles includ
 DOUBTED = Counter("smartsite_helmets_doubted", "helmets the second look took for bare heads")
 LOOK_SECONDS = Counter("smartsite_vision_cpu_seconds", "CPU seconds spent looking")
 
-_HEADS = frozenset({"head", "helmet"})
+_HEADS = frozenset({"head", HELMET})
 _DOUBTFUL = frozenset({"head", "no_vest"})
 
 
@@ -83,6 +79,8 @@ class Leased(NamedTuple):
         received_at: When it came.
         sha256: Hash of its bytes.
         camera: What is registered of its camera, as it is stored.
+        event: Whether it is the picture of an AI box's event: the box chose it, and may have cut it
+            or drawn on it, so it says nothing of the camera's scene.
     """
 
     device_id: int
@@ -92,6 +90,7 @@ class Leased(NamedTuple):
     received_at: datetime
     sha256: bytes
     camera: Mapping[str, Any] | None = None
+    event: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Look:
     Attributes:
         frame: The frame.
         header: Of its picture.
-        boxes: What the model saw.
+        boxes: What the model saw, and of helmets what the second look said.
         still: Whether it saw that on an earlier picture of the same scene.
         unfit: Why the camera cannot be relied on.
         fitness: The figures that decided.
@@ -150,7 +149,7 @@ class _Camera:
         self.ran_at: datetime | None = None
         self.blind = False
         self.kept_at: datetime | None = None
-        self.believed: list[tuple[Box, datetime]] = []
+        self.opinions = Opinions()
         if memory is not None and settings.fixed:
             self.judge.recall(memory)
 
@@ -160,7 +159,13 @@ class _Camera:
             return True  # what it showed last was not looked at
         if self.runs >= RUNS or self.ran_at is None or at - self.ran_at < RECHECK:
             return False
-        return any(box.label in _DOUBTFUL or (self.entry and box.label == "person") for box in seen)
+        return any(self._may_be_wrong(box) for box in seen)
+
+    def _may_be_wrong(self, box: Box) -> bool:
+        if box.label == HELMET:
+            heard = self.opinions.heard(box)
+            return heard is not None and heard < 0.5
+        return box.label in _DOUBTFUL or (self.entry and box.label == "person")
 
 
 @dataclass(slots=True)
@@ -176,7 +181,13 @@ class _Case:
 
 
 class Eyes:
-    """The model and, per camera, all that is remembered of it."""
+    """The model and, per camera, all that is remembered of it.
+
+    Attributes:
+        model: The detector.
+        second_look_sha256: Hash of the second look's file, hexadecimal; None where there is none.
+        min_score: The score from which on boxes are kept.
+    """
 
     def __init__(
         self,
@@ -190,13 +201,14 @@ class Eyes:
         Args:
             model: The detector.
             store: Where the pictures lie.
-            min_score: Boxes below are not kept.
+            min_score: Boxes below are not kept, but for those at the model's operating point.
             second_look: Asked whether helmets are helmets.
         """
         self.model = model
         self._second_look = second_look
+        self.second_look_sha256 = None if second_look is None else second_look.sha256
         self._store = store
-        self._min_score = min_score
+        self.min_score = min([min_score, *model.operating_point.values()])
         self._cameras: dict[int, _Camera] = {}
         self._scenes: dict[int, Scene] = {}
 
@@ -209,7 +221,8 @@ class Eyes:
         Returns:
             Their numbers.
         """
-        return sorted({frame.device_id for frame in frames} - self._cameras.keys())
+        streamed = {frame.device_id for frame in frames if not frame.event}
+        return sorted(streamed - self._cameras.keys())
 
     def recall(self, scenes: Iterable[Scene]) -> None:
         """Take what was learnt before a restart.
@@ -250,14 +263,16 @@ class Eyes:
         """
         started = time.thread_time()
         found: list[tuple[Leased, Look | str]] = [(frame, "missing") for frame in frames]
-        # What a frame means to its camera depends on the frame before: one of each at a time.
+        # What a frame means to its camera depends on the frame before: one of each at a time. What
+        # an event's picture shows depends on none.
         turns: list[list[int]] = []
         nth: Counts[int] = Counts()
         for place, frame in enumerate(frames):
-            if nth[frame.device_id] == len(turns):
+            its_turn = 0 if frame.event else nth[frame.device_id]
+            if its_turn == len(turns):
                 turns.append([])
-            turns[nth[frame.device_id]].append(place)
-            nth[frame.device_id] += 1
+            turns[its_turn].append(place)
+            nth[frame.device_id] += not frame.event
         for turn in turns:
             cases = []
             for place in turn:
@@ -288,10 +303,12 @@ class Eyes:
         except (OSError, ValueError) as fault:
             log.error("frame %s of %s: %s", frame.sha256.hex(), frame.device, fault)  # noqa: TRY400
             return "missing"
-        camera, at = self._camera(frame), frame.observed_at
         try:
             header = read_jpeg_header(data)
-            seen = camera.gate.still(data, at)
+            if frame.event:
+                return _Case(place, frame, data, header, FIT, None)
+            camera, at = self._camera(frame), frame.observed_at
+            seen = camera.gate.still(data, at, frame.sha256)
         except Rejected as fault:
             return _undecodable(frame, fault)
         grey = camera.gate.grey
@@ -317,7 +334,7 @@ class Eyes:
     def _run(self, cases: Sequence[_Case]) -> list[list[Box] | Rejected]:
         """Let the model look: at whole pictures together, at those in tiles one by one."""
         whole = [case.data for case in cases if case.grid is None]
-        answers = iter(self.model.look_at_many(whole, self._min_score) if whole else ())
+        answers = iter(self.model.look_at_many(whole, self.min_score) if whole else ())
         found: list[list[Box] | Rejected] = []
         for case in cases:
             if case.grid is None:
@@ -326,31 +343,28 @@ class Eyes:
                 LOOKED.labels("model").inc()
                 continue
             try:
-                found.append(self._look_in_tiles(case, case.grid))
+                found.append(
+                    look_closely(self.model, case.data, case.header, self.min_score, case.grid)
+                )
             except Rejected as fault:
                 found.append(fault)
             RUN.inc(1 + case.grid[0] * case.grid[1])
             LOOKED.labels("tiles").inc()
         return found
 
-    def _look_in_tiles(self, case: _Case, grid: tuple[int, int]) -> list[Box]:
-        header = case.header
-        longest = max(header.width, header.height)
-        wanted = self.model.side * longest / _tile_side(header, grid)
-        image = decode(case.data, header, min(longest, int(wanted)))
-        scale = longest / max(image.shape[:2])
-        return look_in_tiles(self.model, image, self._min_score, grid, scale)
-
     def _conclude(self, case: _Case, seen: list[Box] | Rejected) -> Look | str:
         """Let a camera know what the model saw."""
         if isinstance(seen, Rejected):
             return _undecodable(case.frame, seen)
+        if case.frame.event:
+            boxes = self._look_twice(Opinions(), case, seen)  # nothing was heard: it asks of all
+            return Look(case.frame, case.header, tuple(boxes), still=False)
         camera, at, header = (
             self._cameras[case.frame.device_id],
             case.frame.observed_at,
             case.header,
         )
-        seen = self._look_twice(camera, case, seen)
+        seen = self._look_twice(camera.opinions, case, seen)
         camera.runs += 1
         camera.ran_at, camera.blind = at, False
         camera.gate.looked(at, tuple(seen))
@@ -360,26 +374,17 @@ class Eyes:
             for box in seen
             if box.label in _HEADS and box.score >= HEAD_SCORE
         ]
-        camera.magnifier.saw(sizes)
-        nearer = 1.0 if case.grid is None else longest / _tile_side(header, case.grid)
-        camera.judge.heads([size * nearer for size in sizes], at)
+        camera.magnifier.saw(sizes, at)
+        larger = 1.0 if case.grid is None else nearer(header.width, header.height, case.grid)
+        camera.judge.heads([size * larger for size in sizes], at)
         return Look(case.frame, header, tuple(seen), still=False, **_said(case.verdict))
 
-    def _look_twice(self, camera: _Camera, case: _Case, seen: list[Box]) -> list[Box]:
-        """Make heads of the helmets the second look does not believe in."""
+    def _look_twice(self, opinions: Opinions, case: _Case, seen: list[Box]) -> list[Box]:
+        """Write beside helmets what the second look says of them, where it is to be asked."""
         if self._second_look is None:
             return seen
-        at, header = case.frame.observed_at, case.header
-        old = [(box, since) for box, since in camera.believed if at - since < BELIEVED]
-        camera.believed, asked = [], []
-        for place, box in enumerate(seen):
-            if box.label != "helmet" or box.score < HEAD_SCORE:
-                continue
-            since = next((t for b, t in old if overlap(b.box, box.box) >= SAME_HELMET), None)
-            if since is None:
-                asked.append(place)
-            else:
-                camera.believed.append((box, since))
+        header = case.header
+        asked = opinions.to_ask(seen, case.frame.observed_at)
         if not asked:
             return seen
         smallest = min(max(_sides(seen[place])) for place in asked)
@@ -394,24 +399,18 @@ class Eyes:
         for place in asked:
             x1, y1, x2, y2 = seen[place].box
             crops.append(head_crop(image, (x1 * scale, y1 * scale, x2 * scale, y2 * scale)))
+        said = [round(share, 3) for share in self._second_look(crops)]
+        answers = dict(zip(asked, said, strict=True))
+        opinions.take(answers)
+        DOUBTED.inc(sum(share < self._second_look.least for share in said))
         found = list(seen)
-        for place, share in zip(asked, self._second_look(crops), strict=True):
-            box = seen[place]
-            if share >= self._second_look.least:
-                camera.believed.append((box, at))
-            else:
-                found[place] = Box("head", box.score, box.box)
-                DOUBTED.inc()
+        for place, share in answers.items():
+            found[place] = msgspec.structs.replace(seen[place], second_look=share)
         return found
 
 
 def _sides(box: Box) -> tuple[float, float]:
     return box.box[2] - box.box[0], box.box[3] - box.box[1]
-
-
-def _tile_side(header: JpegHeader, grid: tuple[int, int]) -> int:
-    tile = cut(header.width, header.height, *grid)[0]
-    return max(tile.right - tile.left, tile.bottom - tile.top)
 
 
 def _said(verdict: Verdict) -> dict[str, Any]:
@@ -429,7 +428,8 @@ def with_skipped(
     """Write down with each look how many frames of its camera were skipped before it.
 
     Args:
-        seen: By observed time; frames nobody could look at are counted with those skipped.
+        seen: By observed time; frames nobody could look at are counted with those skipped. Pictures
+            of events are not of the stream that had the gap: they are neither counted nor told.
         skipped: By camera; what is written down is taken out.
 
     Returns:
@@ -438,8 +438,8 @@ def with_skipped(
     found: list[tuple[Leased, Look | str]] = []
     for frame, look in seen:
         if isinstance(look, str):
-            skipped[frame.device_id] += 1
-        else:
+            skipped[frame.device_id] += not frame.event
+        elif not frame.event:
             look = replace(look, skipped=skipped.pop(frame.device_id, 0))
         found.append((frame, look))
     return found

@@ -258,6 +258,12 @@ class VisionSettings(_Section):
     keep_up_s: float = Field(
         10.0, gt=0, description="a frame older than this when its turn comes is skipped"
     )
+    keep_events_s: float = Field(
+        600.0,
+        gt=0,
+        description="the picture of an AI box's event is looked at however many frames came since,"
+        " and skipped when it is older than this, seconds",
+    )
 
 
 class DeliverSettings(_Section):

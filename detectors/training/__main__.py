@@ -127,7 +127,7 @@ def _second_look(arguments: argparse.Namespace) -> None:
     recipe = dataclasses.replace(second_look.SecondLookRecipe(), **chosen)
     pictures = read_dataset(arguments.dataset)
     start = read_weights(arguments.start or arguments.dataset / START_WEIGHTS)
-    model = second_look.train(recipe, pictures, start)
+    model = second_look.train(recipe, second_look.gather(pictures, "train"), start)
     arguments.run.mkdir(parents=True, exist_ok=True)
     target = arguments.run / "second_look.onnx"
     second_look.export(model, target, recipe, manifest_hash(arguments.dataset))

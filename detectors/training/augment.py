@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.training.dataset import Boxes, Picture, PixelCache, Pixels, resized
-from detectors.training.recipe import CLASSES, HEAD, HELMET, Recipe
+from detectors.training.hats import cap_mask, dress, knit, recoloured
+from detectors.training.recipe import CLASSES, HEAD, HELMET, Part, Recipe
 
 PADDING = 114
 FINEST_STRIDE = 8
@@ -21,8 +22,8 @@ FINEST_STRIDE = 8
 MIN_VISIBLE = 0.4
 # … and while it is this long, in pixels of the sample.
 MIN_SIDE = 3.0
-# Hue (OpenCV, 0 to 179) of hard hats: red, orange, yellow, green, blue; and of none.
-HAT_HUES = (0, 8, 14, 22, 26, 30, 60, 105, 112, 118)
+# Heads less wide have no room for a drawn hat, pixels.
+ROOM_FOR_A_HAT = 14.0
 
 
 @dataclass
@@ -58,32 +59,33 @@ class Sampler:
     def batch(self, step: int) -> list[Sample]:
         """The samples of a step."""
         random = np.random.default_rng((self._recipe.seed, step))
-        plain = self._recipe.plain(step)
-        size = self._recipe.size if plain else int(random.choice(self._recipe.sizes))
-        return [self._sample(random, size, plain=plain) for _ in range(self._recipe.batch)]
+        part = self._recipe.part(step)
+        size = part.sizes[0] if part.plain else int(random.choice(part.sizes))
+        return [self._sample(random, size, part) for _ in range(self._recipe.batch)]
 
-    def _sample(self, random: np.random.Generator, size: int, *, plain: bool) -> Sample:
-        if not plain and random.random() < self._recipe.mosaic:
-            sample = self._mosaic(random, size)
+    def _sample(self, random: np.random.Generator, size: int, part: Part) -> Sample:
+        whole = (0, 0, size, size)
+        if not part.plain and random.random() < self._recipe.mosaic:
+            sample = self._mosaic(random, size, part)
         else:
             sample = _blank(size)
-            scale = random.uniform(0.8, 1.25) if plain else np.exp(random.uniform(-0.5, 0.6))
-            self._place(random, sample, (0, 0, size, size), float(scale))
-        if not plain and random.random() < self._recipe.mixup:
+            scale = random.uniform(0.8, 1.25) if part.plain else np.exp(random.uniform(-0.5, 0.6))
+            self._place(random, sample, whole, float(scale), part)
+        if not part.plain and random.random() < self._recipe.mixup:
             other = _blank(size)
-            self._place(random, other, (0, 0, size, size), float(random.uniform(0.7, 1.3)))
+            self._place(random, other, whole, float(random.uniform(0.7, 1.3)), part)
             sample = _mixed(sample, other, float(random.uniform(0.3, 0.5)))
         sample.pixels = weathered(random, sample.pixels)
         if random.random() < 0.5:
             _flip(sample)
         return sample
 
-    def _mosaic(self, random: np.random.Generator, size: int) -> Sample:
+    def _mosaic(self, random: np.random.Generator, size: int, part: Part) -> Sample:
         sample = _blank(size)
         x, y = (int(part * size) for part in random.uniform(0.3, 0.7, 2))
         for area in ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)):
             scale = float(np.exp(random.uniform(np.log(0.4), np.log(1.25))))
-            self._place(random, sample, area, scale)
+            self._place(random, sample, area, scale, part)
         return sample
 
     def _place(
@@ -92,6 +94,7 @@ class Sampler:
         sample: Sample,
         area: tuple[int, int, int, int],
         scale: float,
+        part: Part,
     ) -> None:
         """Puts a picture, scaled against its letterbox in the sample, into an area of it."""
         number = int(np.searchsorted(self._cumulated, random.random()))
@@ -121,10 +124,17 @@ class Sampler:
         ).astype(np.float32)
         kept, doubtful = _still_visible(boxes, cut)
 
-        sample.known[:, _cells(y0, y1), _cells(x0, x1)] = picture.known[:, None, None]
+        # A cell across two tiles knows what both know.
+        sample.known[:, _cells(y0, y1), _cells(x0, x1)] &= picture.known[:, None, None]
         for category, box in zip(picture.classes[doubtful], cut[doubtful], strict=True):
             sample.known[category, _cells(box[1], box[3]), _cells(box[0], box[2])] = False
-        _dress_heads(random, patch, picture.classes[kept], cut[kept] - np.float32([x0, y0] * 2))
+        _dress_heads(
+            random,
+            patch,
+            picture.classes[kept],
+            cut[kept] - np.array([x0, y0] * 2, np.float32),
+            part.hats,
+        )
         sample.pixels[y0:y1, x0:x1] = patch
         sample.classes = np.concatenate((sample.classes, picture.classes[kept]))
         sample.boxes = np.concatenate((sample.boxes, cut[kept]))
@@ -189,14 +199,19 @@ def _dress_heads(
     patch: Pixels,
     classes: npt.NDArray[np.int64],
     boxes: Boxes,
+    hats: float,
 ) -> None:
-    """Gives heads and helmets other colours, and some heads a knit hat.
+    """Gives heads and helmets other colours, and some heads a hat.
 
     Every public helmet model tried took caps for helmets. Colour must not decide: hair and caps
     get the colours of hard hats, hard hats those of hair and caps.
     """
     for category, box in zip(classes, boxes, strict=True):
         if category not in (HELMET, HEAD) or random.random() > 0.3:
+            continue
+        room = category == HEAD and box[2] - box[0] >= ROOM_FOR_A_HAT
+        if hats and room and random.random() < hats:
+            dress(random, patch, box)
             continue
         x0, y0 = (max(0, int(v)) for v in box[:2])
         x1, y1 = int(np.ceil(box[2])), int(np.ceil(box[3]))
@@ -209,53 +224,6 @@ def _dress_heads(
             dressed = recoloured(random, upper)
         alpha = cap_mask(upper.shape[0], upper.shape[1])
         upper[:] = (upper + (dressed - upper) * alpha).clip(0, 255).astype(np.uint8)
-
-
-def cap_mask(height: int, width: int) -> npt.NDArray[np.float32]:
-    """Soft upper half of an ellipse, [H, W, 1]."""
-    y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
-    x = (np.arange(width, dtype=np.float32)[None, :] + 0.5) / width
-    radius = np.hypot((x - 0.5) / 0.47, (y - 0.95) / 0.95)
-    side = np.clip((1.0 - radius) * 5.0, 0.0, 1.0)
-    lower = np.clip((1.0 - y) * 5.0, 0.0, 1.0)
-    return (side * lower)[:, :, None].astype(np.float32)
-
-
-def headgear_colour(random: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A colour of headgear, BGR."""
-    kind = random.random()
-    if kind < 0.3:
-        return np.full(3, random.uniform(15, 245), np.float32)
-    hue = int(random.choice(HAT_HUES)) if kind < 0.8 else int(random.integers(0, 180))
-    hsv = np.array([[[hue, random.integers(90, 240), random.integers(60, 250)]]], np.uint8)
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.float32)[0, 0]
-
-
-def recoloured(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """The same light and texture in another colour."""
-    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)[:, :, None]
-    colour = headgear_colour(random)
-    middle = max(20.0, float(np.median(grey)))
-    return np.asarray(colour * (grey / middle) ** random.uniform(0.6, 1.0), np.float32)
-
-
-def knit(random: np.random.Generator, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """A ribbed, noisy surface that keeps the light of what it covers."""
-    height, width = pixels.shape[:2]
-    grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.float32)
-    light = np.asarray(cv2.GaussianBlur(grey, (0, 0), max(1.5, width / 5)), np.float32)
-    light = 0.5 + 0.5 * light / max(20.0, float(light.mean()))
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    period = random.uniform(3.0, max(3.5, width / 6))
-    ribs = np.sin(2 * np.pi * (x + random.uniform(-0.2, 0.2) * y) / period)
-    rows = np.sin(2 * np.pi * y / random.uniform(3.0, max(3.5, height / 4)))
-    texture = 1.0 + random.uniform(0.08, 0.3) * ribs + random.uniform(0.0, 0.2) * rows
-    texture = texture + random.normal(0.0, 0.06, (height, width))
-    cloth = headgear_colour(random) * (light * texture)[:, :, None]
-    if random.random() < 0.3:  # a brim turned up, or a stripe, in another colour
-        band = slice(int(height * random.uniform(0.5, 0.7)), None)
-        cloth[band] = headgear_colour(random) * (light * texture)[band, :, None]
-    return np.asarray(cloth, np.float32)
 
 
 def weathered(random: np.random.Generator, pixels: Pixels) -> Pixels:

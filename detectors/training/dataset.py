@@ -71,7 +71,8 @@ def read_dataset(folder: Path) -> list[Picture]:
     """All pictures of a dataset folder, in the manifest's order, negatives last.
 
     Raises:
-        DatasetError: other classes than ours, or a file the manifest names is missing.
+        DatasetError: other classes than ours, a file the manifest names is missing, or its labels
+            are none.
     """
     names = tuple((folder / "classes.txt").read_text(encoding="utf-8").split())
     if names != CLASSES:
@@ -169,8 +170,14 @@ def _pack(pictures: Sequence[Picture], data: Path, index: Path) -> None:
 
 def _labels(path: Path) -> tuple[npt.NDArray[np.int64], Boxes]:
     rows = [line.split() for line in _existing(path).read_text(encoding="ascii").splitlines()]
-    numbers = np.array([[float(cell) for cell in row] for row in rows if row], np.float32)
-    numbers = numbers.reshape(-1, 5)
+    try:
+        cells = [[float(cell) for cell in row] for row in rows if row]
+    except ValueError:
+        cells = [[]]
+    known = range(len(CLASSES))
+    if not all(len(row) == 5 and row[0] in known and np.isfinite(row).all() for row in cells):
+        raise DatasetError(f"{path}: a line is not a class of ours and four numbers")
+    numbers = np.array(cells, np.float32).reshape(-1, 5)
     centres, halves = numbers[:, 1:3], numbers[:, 3:5] / 2
     boxes = np.concatenate((centres - halves, centres + halves), 1).clip(0.0, 1.0)
     return numbers[:, 0].astype(np.int64), boxes.astype(np.float32)

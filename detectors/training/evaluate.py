@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from detectors.training.augment import PADDING
 from detectors.training.dataset import Boxes, Picture, Pixels, read_picture, resized
-from detectors.training.network import STRIDES
 from detectors.training.recipe import CLASSES, HEAD, HELMET
+from detectors.vision.boxes import STRIDES
 
 Floats = npt.NDArray[np.float32]
 # Raw network output [A, 4 + classes], scores already through the sigmoid, of one letterboxed image.
@@ -74,9 +74,9 @@ def find(network: Network, pixels: Pixels, size: int) -> Found:
     cells, classes, scores = cells[chosen], classes[chosen], scores[chosen]
     centres = (raw[cells, :2] + corners[cells]) * strides[cells]
     halves = np.exp(raw[cells, 2:4]) * strides[cells] / 2
-    boxes = np.concatenate((centres - halves, centres + halves), 1) / scale
+    ends = np.concatenate((centres - halves, centres + halves), 1) / scale
     height, width = pixels.shape[:2]
-    boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
+    boxes = np.asarray(ends.clip(0, [width, height, width, height]), np.float32)
     if not len(boxes):
         return Found(boxes, scores, classes)
     corners_and_sides = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1)
@@ -157,12 +157,12 @@ def evaluate(
             continue
         height, width = pixels.shape[:2]
         true = picture.boxes * np.array([width, height] * 2, np.float32)
-        for category in np.flatnonzero(picture.exact):
+        for category in np.flatnonzero(picture.exact).tolist():
             of_class = found.classes == category
             aims = true[picture.classes == category]
             right = matches(found.boxes[of_class], aims)
             for source in (picture.source, "all"):
-                curve = curves.setdefault((source, int(category)), _Curve())
+                curve = curves.setdefault((source, category), _Curve())
                 curve.scores.append(found.scores[of_class])
                 curve.right.append(right)
                 curve.there += len(aims)

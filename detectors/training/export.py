@@ -56,7 +56,8 @@ def export(
     model = Detector(len(CLASSES))
     model.load_state_dict(state["averaged"])
     fold_batch_norms(model.eval())
-    size = int(state["recipe"]["size"])
+    recipe = state["recipe"]
+    size = int(recipe["refine_size"] if recipe.get("refine_images") else recipe["size"])
     batch, height, width = "batch", "height", "width"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")

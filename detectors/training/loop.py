@@ -174,7 +174,7 @@ class Trainer:
             {
                 "step": self.step,
                 "images": self.step * self.recipe.batch,
-                "of": self.recipe.images,
+                "of": self.recipe.steps * self.recipe.batch,
                 **means,
                 "rate": round(self.recipe.rate(self.step), 7),
                 "images_per_s": round(speed, 1),
@@ -184,7 +184,7 @@ class Trainer:
 
     def _check(self) -> None:
         """Scores the averaged weights on the val split and keeps them if they are the best."""
-        report = evaluate(as_network(self.averaged.model), self._checked, self.recipe.size)
+        report = evaluate(as_network(self.averaged.model), self._checked, self.recipe.final_size)
         self._log({"step": self.step, "check": report})
         ap50 = report["ap50"]["all"]
         assert isinstance(ap50, dict)  # noqa: S101

@@ -260,7 +260,8 @@ def load_coco(model: Detector, weights: Mapping[str, Tensor], person: int | None
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Decays the convolutions' weights, never biases and batch norms."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim > 1 else kept).append(parameter)
     return [

@@ -22,8 +22,9 @@ from detectors.training.evaluate import (
     iou_matrix,
     matches,
 )
+from detectors.training.hats import HATS, put_on
 from detectors.training.recipe import CLASSES, HEAD, HELMET
-from detectors.training.second_look import HATS, LEAST, SMALLEST_HEAD
+from detectors.training.second_look import LEAST, SMALLEST_HEAD
 from detectors.vision.crops import head_crop
 
 Look = Callable[[Pixels], Floats]
@@ -94,7 +95,7 @@ def report(
             dressed = pixels.copy()
             for box in true[picture.classes == HEAD]:
                 if max(box[2] - box[0], box[3] - box[1]) >= SMALLEST_HEAD:
-                    _put_on(random, dressed, box, hat)
+                    put_on(random, dressed, box, hat)
             again = find(network, dressed, size)
             _tally(hats, f"heads with {name}", dressed, again, true, picture, HEAD, look, least)
     curves = {}
@@ -147,24 +148,6 @@ def _scored(
             faults += len(false) + len(left)
             marks += [(false, f"not {CLASSES[category]}"), (left, f"missed {CLASSES[category]}")]
     return _Bad(faults, picture.path, marks)
-
-
-def _put_on(
-    random: np.random.Generator,
-    pixels: Pixels,
-    box: Floats,
-    hat: Callable[[np.random.Generator, Pixels, Floats], None],
-) -> None:
-    """Draws a hat on a head of a picture, in its own resolution."""
-    longer = int(np.ceil(max(box[2] - box[0], box[3] - box[1])))
-    around = longer
-    wide = np.asarray(cv2.copyMakeBorder(pixels, *(around,) * 4, cv2.BORDER_REPLICATE), np.uint8)
-    left, top = (int((box[i] + box[i + 2]) / 2) for i in (0, 1))  # one `longer` up and left of it
-    window = wide[top : top + 2 * longer, left : left + 2 * longer].copy()
-    offset = np.array([left - around, top - around] * 2, np.float32)
-    hat(random, window, box - offset)
-    wide[top : top + 2 * longer, left : left + 2 * longer] = window
-    pixels[:] = wide[around:-around, around:-around]
 
 
 def _tally(

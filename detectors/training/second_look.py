@@ -9,9 +9,10 @@ is worn on a head in a bright colour is a helmet.
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detectors.training.augment import cap_mask, headgear_colour, knit, recoloured, weathered
+from detectors.training.augment import weathered
 from detectors.training.dataset import Picture, Pixels, read_picture
 from detectors.training.export import OPSET, fold_batch_norms
+from detectors.training.hats import HATS, in_another_colour, transplant, with_spot
 from detectors.training.network import Backbone
 from detectors.training.recipe import HEAD, HELMET
 from detectors.vision.crops import SIDE, WIDER, head_crop
@@ -41,6 +43,10 @@ KEPT_SIDE = 80
 KEPT_WIDER = 2.0
 SMALLEST_HEAD = 10.0
 """Of heads with a longer side below this nobody can say what they wear, pixels."""
+
+HATS_LIST = Path(__file__).with_name("hats.csv")
+UNCLEAR = frozenset({"mislabelled", "other"})
+"""Headgear nothing is learnt from: helmets labelled bare, soldiers' and riders' helmets."""
 
 LEAST = 0.5
 """Probability from which on a head counts as one in a helmet."""
@@ -55,18 +61,22 @@ class SecondLookRecipe:
         batch: crops a step.
         peak_rate: learning rate of AdamW after warm-up; falls by a cosine to nothing.
         weight_decay: of convolution weights.
-        dressed_heads: part of the bare heads that get a hat drawn on.
+        real_hats: part of the batch that are real hats (`hats.csv`).
+        dressed_heads: part of the other bare heads that get a hat drawn on.
+        transplanted: part of these hats that are real ones, cut out of another picture.
         dressed_helmets: part of the helmets that get another colour.
         smoothing: of the labels.
         average: how much of the averaged weights is kept a step.
         seed: of everything drawn.
     """
 
-    crops: int = 200_000
+    crops: int = 300_000
     batch: int = 128
     peak_rate: float = 2e-3
     weight_decay: float = 0.03
+    real_hats: float = 0.1
     dressed_heads: float = 0.5
+    transplanted: float = 0.6
     dressed_helmets: float = 0.4
     smoothing: float = 0.02
     average: float = 0.99
@@ -83,6 +93,8 @@ class Crops:
         helmets: whether each wears a helmet, [n].
         sizes: longer side of each in its picture, pixels, [n].
         sources: the collection of each.
+        hats: kind of the hat each wears (`hats.csv`), "" for none and for helmets.
+        pictures: file each is from.
     """
 
     pixels: Pixels
@@ -90,6 +102,26 @@ class Crops:
     helmets: npt.NDArray[np.bool_]
     sizes: Floats
     sources: list[str]
+    hats: list[str]
+    pictures: list[str]
+
+    @property
+    def real_hats(self) -> npt.NDArray[np.int64]:
+        """Numbers of those in a hat that was there when the picture was taken."""
+        return np.flatnonzero(np.array([kind != "" for kind in self.hats]))
+
+    def but(self, others: npt.NDArray[np.bool_]) -> Crops:
+        """The same without some of them."""
+        rest = np.flatnonzero(~others)
+        return Crops(
+            self.pixels[rest],
+            self.boxes[rest],
+            self.helmets[rest],
+            self.sizes[rest],
+            [self.sources[number] for number in rest],
+            [self.hats[number] for number in rest],
+            [self.pictures[number] for number in rest],
+        )
 
 
 class SecondLook(nn.Module):
@@ -115,9 +147,23 @@ class SecondLook(nn.Module):
         self.load_state_dict(taken, strict=False)
 
 
+def read_hats(path: Path = HATS_LIST) -> dict[tuple[str, int], str]:
+    """What bare heads wear, as somebody saw who looked at all of them.
+
+    Args:
+        path: a CSV file: file, box (line of its labels, from 0), kind.
+
+    Returns:
+        Kind by file and box.
+    """
+    with path.open(encoding="utf-8", newline="") as lines:
+        return {(row["file"], int(row["box"])): row["kind"] for row in csv.DictReader(lines)}
+
+
 def gather(pictures: Sequence[Picture], split: str) -> Crops:
-    """Cuts all helmets and bare heads out of the pictures of a split."""
-    pixels, boxes, helmets, sizes, sources = [], [], [], [], []
+    """Cuts all helmets and bare heads out of the pictures of a split, but for `UNCLEAR` ones."""
+    worn = read_hats()
+    pixels, boxes, helmets, sizes, sources, hats, files = [], [], [], [], [], [], []
     for picture in pictures:
         wanted = np.isin(picture.classes, (HELMET, HEAD))
         if picture.split != split or not wanted.any() or not picture.exact[HEAD]:
@@ -125,10 +171,13 @@ def gather(pictures: Sequence[Picture], split: str) -> Crops:
         image = read_picture(picture.path)
         height, width = image.shape[:2]
         scaled = picture.boxes[wanted] * np.array([width, height] * 2, np.float32)
-        for box, category in zip(scaled, picture.classes[wanted], strict=True):
+        for number, box, category in zip(
+            np.flatnonzero(wanted), scaled, picture.classes[wanted], strict=True
+        ):
             x1, y1, x2, y2 = (float(side) for side in box)
             longer = max(x2 - x1, y2 - y1)
-            if longer < SMALLEST_HEAD:
+            kind = worn.get((picture.path.name, int(number)), "")
+            if longer < SMALLEST_HEAD or kind in UNCLEAR:
                 continue
             pixels.append(head_crop(image, (x1, y1, x2, y2), KEPT_WIDER, KEPT_SIDE))
             scale = KEPT_SIDE / (KEPT_WIDER * longer)
@@ -137,175 +186,17 @@ def gather(pictures: Sequence[Picture], split: str) -> Crops:
             helmets.append(category == HELMET)
             sizes.append(longer)
             sources.append(picture.source)
+            hats.append(kind)
+            files.append(picture.path.name)
     return Crops(
         np.stack(pixels),
         np.array(boxes, np.float32),
         np.array(helmets),
         np.array(sizes, np.float32),
         sources,
+        hats,
+        files,
     )
-
-
-# ------------------------------------------------------------------------------- hats
-
-
-def with_cap(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Draws a cap: a smooth or seamed dome to the brow, with a visor to a side or the front."""
-    dome = _Dome(random, box, tall=(0.36, 0.52), wide=(0.42, 0.54))
-    _paint(random, crop, dome.mask(crop.shape[0]), _cloth(random, crop, dome))
-    if random.random() < 0.85:
-        way = random.choice((-1, 0, 0, 1))
-        reach = dome.half * random.uniform(0.5, 1.0)
-        centre = (
-            dome.x + way * (dome.half * 0.75 + reach * 0.4),
-            dome.brow - dome.half * random.uniform(-0.02, 0.12),
-        )
-        across = reach * random.uniform(0.7, 1.0) if way else dome.half * random.uniform(0.75, 1.0)
-        axes = (across, dome.half * random.uniform(0.12, 0.3))
-        visor = _ellipse(crop.shape[0], centre, axes, way * random.uniform(0, 18))
-        shade = random.uniform(0.5, 1.05)
-        colour = dome.colour if random.random() < 0.65 else headgear_colour(random)
-        _paint(random, crop, visor, np.broadcast_to(colour * shade, crop.shape))
-
-
-def with_flat_cap(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Draws a flat cap or beret: low, wider than the head, woven."""
-    dome = _Dome(random, box, tall=(0.24, 0.36), wide=(0.5, 0.64))
-    slope = random.uniform(-14, 14)
-    centre = (dome.x, (dome.top + dome.brow) / 2)
-    mask = _ellipse(crop.shape[0], centre, (dome.half, (dome.brow - dome.top) / 2 + 1), slope)
-    _paint(random, crop, mask, _cloth(random, crop, dome))
-
-
-def with_knit_hat(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Draws a knit hat: ribbed, over brow and ears, perhaps turned up, perhaps with a bobble."""
-    dome = _Dome(random, box, tall=(0.42, 0.58), wide=(0.46, 0.58))
-    cloth = knit(random, crop)
-    _paint(random, crop, dome.mask(crop.shape[0]), cloth)
-    if random.random() < 0.5:  # turned up
-        deep = (dome.brow - dome.top) * random.uniform(0.2, 0.4)
-        band = dome.mask(crop.shape[0])
-        band[: max(0, int(dome.brow - deep))] = 0
-        _paint(random, crop, band, np.clip(cloth * random.uniform(0.6, 1.2), 0, 255))
-    if random.random() < 0.25:
-        size = dome.half * random.uniform(0.2, 0.35)
-        bobble = _ellipse(crop.shape[0], (dome.x, dome.top), (size, size), 0)
-        _paint(random, crop, bobble, knit(random, crop))
-
-
-def with_hood(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Draws a hood or scarf: cloth all around, the face left open."""
-    height, width = box[3] - box[1], box[2] - box[0]
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    outer = _ellipse(
-        crop.shape[0],
-        (x, y),
-        (width * random.uniform(0.55, 0.68), height * random.uniform(0.55, 0.66)),
-        0,
-    )
-    face = _ellipse(
-        crop.shape[0],
-        (x + width * random.uniform(-0.15, 0.15), y + height * random.uniform(0.08, 0.2)),
-        (width * random.uniform(0.28, 0.38), height * random.uniform(0.3, 0.42)),
-        0,
-    )
-    dome = _Dome(random, box, tall=(0.4, 0.5), wide=(0.5, 0.6))
-    _paint(random, crop, outer * (1 - face), _cloth(random, crop, dome))
-
-
-def in_another_colour(random: np.random.Generator, crop: Pixels, box: Floats) -> None:
-    """Gives what is on the head, hair or helmet, another colour."""
-    x1, y1, x2, y2 = (round(float(side)) for side in box)
-    upper = crop[max(0, y1) : y1 + max(4, round((y2 - y1) * 0.62)), max(0, x1) : x2]
-    if min(upper.shape[:2]) < 4:
-        return
-    alpha = cap_mask(upper.shape[0], upper.shape[1])
-    upper[:] = (upper + (recoloured(random, upper) - upper) * alpha).clip(0, 255).astype(np.uint8)
-
-
-HATS: dict[str, Callable[[np.random.Generator, Pixels, Floats], None]] = {
-    "cap": with_cap,
-    "flat_cap": with_flat_cap,
-    "knit_hat": with_knit_hat,
-    "hood": with_hood,
-    "coloured_hair": in_another_colour,
-}
-
-
-class _Dome:
-    """Where a hat's dome lies on a head, and its colour."""
-
-    def __init__(
-        self,
-        random: np.random.Generator,
-        box: Floats,
-        tall: tuple[float, float],
-        wide: tuple[float, float],
-    ) -> None:
-        width, height = float(box[2] - box[0]), float(box[3] - box[1])
-        self.x = float(box[0] + box[2]) / 2 + width * random.uniform(-0.05, 0.05)
-        self.half = width * random.uniform(*wide)
-        self.top = float(box[1]) - height * random.uniform(-0.03, 0.1)
-        self.brow = float(box[1]) + height * random.uniform(*tall)
-        self.slope = random.uniform(-8, 8)
-        self.colour = headgear_colour(random)
-
-    def mask(self, side: int) -> Floats:
-        """Upper half of an ellipse, soft at its edge, [side, side]."""
-        whole = _ellipse(side, (self.x, self.brow), (self.half, self.brow - self.top), self.slope)
-        y = np.arange(side, dtype=np.float32)[:, None]
-        return np.asarray(whole * np.clip(self.brow + 1 - y, 0, 1), np.float32)
-
-
-def _ellipse(
-    side: int, centre: tuple[float, float], axes: tuple[float, float], slope: float
-) -> Floats:
-    drawn = np.zeros((side, side), np.uint8)
-    fine = 4  # bits of a pixel's fraction
-    cv2.ellipse(
-        drawn,
-        (round(centre[0] * 2**fine), round(centre[1] * 2**fine)),
-        (max(1, round(axes[0] * 2**fine)), max(1, round(axes[1] * 2**fine))),
-        slope,
-        0,
-        360,
-        255,
-        -1,
-        cv2.LINE_AA,
-        fine,
-    )
-    return np.asarray(drawn, np.float32) / 255
-
-
-def _cloth(random: np.random.Generator, crop: Pixels, dome: _Dome) -> Floats:
-    """Cloth in the light of what it covers, with folds, seams or a weave: never a shell's gloss."""
-    side = crop.shape[0]
-    grey = np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.float32)
-    light = np.asarray(cv2.GaussianBlur(grey, (0, 0), dome.half * 0.6), np.float32)
-    light = 0.55 + 0.45 * light / max(20.0, float(light.mean()))
-    x = np.arange(side, dtype=np.float32)[None] - dome.x
-    light = light * (1 + random.uniform(-0.35, 0.35) * x / dome.half)
-    folds = random.normal(0, 1, (8, 8)).astype(np.float32)
-    light = light * (1 + random.uniform(0, 0.16) * cv2.resize(folds, (side, side)))
-    light = light + random.normal(0, random.uniform(0.01, 0.07), (side, side))
-    if random.random() < 0.3:  # panels
-        for offset in random.uniform(-0.7, 0.7, 3):
-            light[:, max(0, min(side - 1, round(dome.x + offset * dome.half)))] *= 0.75
-    if random.random() < 0.15:  # checks
-        period = random.uniform(3, 8)
-        y = np.arange(side, dtype=np.float32)[:, None]
-        light = light * (1 + 0.2 * np.sin(x * 6.28 / period) * np.sin(y * 6.28 / period))
-    cloth = dome.colour * light[:, :, None]
-    if random.random() < 0.25:  # a sign on the front
-        centre = (dome.x, dome.brow - (dome.brow - dome.top) * 0.45)
-        sign = _ellipse(side, centre, (dome.half * 0.25, dome.half * 0.18), 0)[:, :, None]
-        cloth = cloth * (1 - sign) + headgear_colour(random) * sign
-    return np.asarray(cloth, np.float32)
-
-
-def _paint(random: np.random.Generator, crop: Pixels, mask: Floats, colour: Floats) -> None:
-    soft = np.asarray(cv2.GaussianBlur(mask, (0, 0), random.uniform(0.4, 1.2)), np.float32)
-    crop[:] = (crop + (colour - crop) * soft[:, :, None]).clip(0, 255).astype(np.uint8)
 
 
 # --------------------------------------------------------------------------- training
@@ -320,23 +211,32 @@ def _shown(crop: Pixels) -> Pixels:
 
 
 def _drawn(
-    random: np.random.Generator, crops: Crops, number: int, recipe: SecondLookRecipe
+    random: np.random.Generator,
+    crops: Crops,
+    number: int,
+    recipe: SecondLookRecipe,
+    real: npt.NDArray[np.int64],
 ) -> Pixels:
     """A training sample: dressed, shifted, turned, weathered."""
     crop, box = crops.pixels[number].copy(), crops.boxes[number]
     if crops.helmets[number]:
         if random.random() < recipe.dressed_helmets:
             in_another_colour(random, crop, box)
+    elif crops.hats[number]:
+        if random.random() < 0.4:
+            in_another_colour(random, crop, box)
     elif random.random() < recipe.dressed_heads:
-        HATS[str(random.choice(list(HATS)))](random, crop, box)
+        if len(real) and random.random() < recipe.transplanted:
+            hat = int(random.choice(real))
+            transplant(random, crop, box, crops.pixels[hat], crops.boxes[hat])
+        else:
+            HATS[str(random.choice(list(HATS)))](random, crop, box)
     if random.random() < 0.25:
         # On both kinds alike, beside the head: that something is drawn must not tell anything.
-        x, below = random.uniform(0.1, 0.9) * KEPT_SIDE, float(box[3]) + 4
-        axes = (random.uniform(4, 20), random.uniform(3, 14))
-        spot = _ellipse(KEPT_SIDE, (x, below + axes[1]), axes, random.uniform(0, 180))
-        _paint(random, crop, spot, _cloth(random, crop, _Dome(random, box, (0.4, 0.5), (0.5, 0.6))))
+        with_spot(random, crop, box)
     scale = SIDE / KEPT_SIDE * KEPT_WIDER / WIDER * np.exp(random.uniform(-0.22, 0.22))
-    turn = cv2.getRotationMatrix2D((KEPT_SIDE / 2, KEPT_SIDE / 2), random.uniform(-12, 12), scale)
+    around = (KEPT_SIDE / 2, KEPT_SIDE / 2)
+    turn = np.asarray(cv2.getRotationMatrix2D(around, random.uniform(-12, 12), scale), np.float64)
     turn[:, 2] += SIDE / 2 - KEPT_SIDE / 2 + random.uniform(-0.08, 0.08, 2) * SIDE
     turn[0] *= np.exp(random.uniform(-0.1, 0.1))
     crop = np.asarray(
@@ -364,11 +264,18 @@ def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, F
     for helmet in (False, True):
         weights[crops.helmets == helmet] /= weights[crops.helmets == helmet].sum()
     weights /= weights.sum()
+    real = crops.real_hats
+    if len(real):
+        # A picture with many hats, or that is there several times, counts by its root.
+        shown = Counter(crops.pictures[number] for number in real)
+        share = np.array([shown[crops.pictures[number]] ** -0.5 for number in real])
+        weights *= 1 - recipe.real_hats
+        weights[real] += recipe.real_hats * share / share.sum()
 
     def batch(step: int) -> tuple[Pixels, Floats]:
         random = np.random.default_rng((recipe.seed, step))
         numbers = random.choice(len(keys), recipe.batch, p=weights)
-        samples = np.stack([_drawn(random, crops, int(number), recipe) for number in numbers])
+        samples = np.stack([_drawn(random, crops, int(number), recipe, real) for number in numbers])
         return samples, crops.helmets[numbers].astype(np.float32)
 
     steps = recipe.crops // recipe.batch
@@ -380,11 +287,8 @@ def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, F
                 ahead.append(pool.submit(batch, step + 3))
 
 
-def train(
-    recipe: SecondLookRecipe, pictures: Sequence[Picture], start: dict[str, Tensor]
-) -> SecondLook:
+def train(recipe: SecondLookRecipe, crops: Crops, start: dict[str, Tensor]) -> SecondLook:
     """Trains; says how it goes every ten seconds."""
-    crops = gather(pictures, "train")
     print(json.dumps({"crops": len(crops.sizes), "helmets": int(crops.helmets.sum())}), flush=True)
     torch.manual_seed(recipe.seed)
     model = SecondLook()
@@ -468,6 +372,8 @@ def check(
     for helmet, name in ((True, "helmets"), (False, "heads")):
         mine = crops.helmets == helmet
         note(name, plain[mine])
+        if not helmet:
+            note("heads in real hats", plain[crops.real_hats])
         for source in sorted(set(crops.sources)):
             note(f"{name} of {source}", plain[mine & (sources == source)])
         for low, high in ((10, 20), (20, 40), (40, 10_000)):

@@ -166,16 +166,45 @@ class Model:
         self._rgb = self.description.preprocessing.colour == "RGB"
 
     def _warmed(self) -> Reader:
-        """Run it once on nothing, and see what it answers."""
+        """Run it once on nothing of each kind of shape, and see what it answers."""
         width, height = self.description.input_size
-        nothing = np.zeros((1, 3, height, width), self._type)
-        return Reader(self.description, height, width, self._answer(nothing).shape)
+        reader = Reader(self.description, height, width, self._answered(height, width))
+        for sides in self._other_shapes():
+            reader.require(*sides, self._answered(*sides))
+        if self._batch > 1:
+            try:
+                alone = self._answered(height, width, 2)[0] != 2
+            except Misconfigured as fault:
+                log.warning("the model %s", fault)
+                alone = True
+            if alone:
+                log.warning("the model takes one picture at once: on a GPU more are faster")
+                self._batch = 1
+        return reader
+
+    def _answered(self, height: int, width: int, count: int = 1) -> tuple[int, ...]:
+        return self._answer(np.zeros((count, 3, height, width), self._type)).shape
+
+    def _other_shapes(self) -> list[tuple[int, int]]:
+        """What pictures that are not of the input's shape become: height and width.
+
+        Wide ones and high ones, down to the smallest inputs there are: a model whose graph says
+        its sides are free may still hold them fixed within.
+        """
+        if self._step is None:
+            return []
+        width, height = self.description.input_size
+        usual = (self.place(16, 9), self.place(9, 16))
+        shapes = {(each.height, each.width) for each in usual}
+        shapes |= {(self._step, width), (height, self._step)}
+        return sorted(shapes - {(height, width)})
 
     def _require_answer(self, path: Path) -> None:
         try:
-            found = self.look(self_test.PICTURE.read_bytes(), self_test.LEAST_SCORE)
+            data = self_test.PICTURE.read_bytes()
         except OSError as fault:
             raise Misconfigured(f"the self-test picture cannot be read: {fault}") from None
+        found = self.look(data, self_test.LEAST_SCORE)
         if lines := self_test.missed(found, self.classes):
             seen = ", ".join(
                 f"{box.label} {box.score:.2f} at {tuple(round(side) for side in box.box)}"
@@ -186,6 +215,27 @@ class Model:
                 f" {'; '.join(lines)}; it sees {seen or 'nothing'}. Is its description right"
                 " (docs/own-model.md)?"
             )
+        right, swapped = self._agreements(data)
+        if swapped - right >= self_test.COLOURS_SWAPPED:
+            raise Misconfigured(
+                f"the model {path} sees {self_test.PICTURE.name} better with red and blue swapped"
+                f" ({swapped:.2f} against {right:.2f}): is `preprocessing.colour` right"
+                " (docs/own-model.md)?"
+            )
+
+    def _agreements(self, data: bytes) -> tuple[float, float]:
+        """How well it sees the self-test picture: as it is, and with red and blue swapped."""
+        header = read_jpeg_header(data)
+        size = header.width, header.height
+        image = decode(data, header, self.place(*size).side)
+        right, swapped = (
+            self.see(each, self_test.FAINT_SCORE, every=True, size=size)
+            for each in (image, np.ascontiguousarray(image[..., ::-1]))
+        )
+        return (
+            self_test.agreement(right, self.classes),
+            self_test.agreement(swapped, self.classes),
+        )
 
     def _answer(self, tensor: npt.NDArray[Any]) -> Floats:
         try:

@@ -7,25 +7,28 @@ from datetime import datetime, timedelta
 import cv2
 import numpy as np
 
-from detectors.vision.picture import Image, decode
+from detectors.vision.picture import Image, decode, reduction_for
 from device_profiles.jpeg import read_jpeg_header
 from device_profiles.readings import Box
 
 GREY_SIDE = 160
-"""Longest side of the picture motion is sought in, pixels."""
+"""Longest side of the grey picture a camera's fitness is measured on, pixels."""
 
-CHANGED_LEVELS = 16
+GATE_SIDE = 80
+"""Longest side of the one motion is sought in: from 640 on, of each block only its mean is read."""
+
+CHANGED_LEVELS = 10
 """A pixel has changed when its brightness differs by more, of 255: above JPEG and sensor noise."""
 
 CHANGED_SHARE = 0.002
-"""A scene has changed when more than this share of its pixels has: some 30 of 160 × 90."""
+"""A scene has changed when more than this share of its pixels has: 8 of 80 × 45."""
 
 LONGEST_STILL = timedelta(seconds=10)
 """However still a scene, it is looked at again after this."""
 
 
 def grey_of(data: bytes) -> Image:
-    """Decode the small grey picture in which motion is sought.
+    """Decode the small grey picture a camera's fitness is measured on.
 
     Args:
         data: A JPEG.
@@ -36,14 +39,14 @@ def grey_of(data: bytes) -> Image:
     Raises:
         Rejected: The picture cannot be decoded.
     """
-    grey = decode(data, read_jpeg_header(data), GREY_SIDE, grey=True)
+    return _shrunk(decode(data, read_jpeg_header(data), GREY_SIDE, grey=True), GREY_SIDE)
+
+
+def _shrunk(grey: Image, longest: int) -> Image:
     side = max(grey.shape)
-    if side <= GREY_SIDE:
+    if side <= longest:
         return grey
-    size = (
-        max(1, grey.shape[1] * GREY_SIDE // side),
-        max(1, grey.shape[0] * GREY_SIDE // side),
-    )
+    size = (max(1, grey.shape[1] * longest // side), max(1, grey.shape[0] * longest // side))
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
@@ -55,24 +58,28 @@ class MotionGate:
     """
 
     def __init__(self) -> None:
-        self._grey: Image | None = None
+        self._small: Image | None = None
         self._candidate: Image | None = None
         self._looked_at: datetime | None = None
-        self._data: bytes | None = None
-        self._candidate_data: bytes | None = None
+        self._sha256: bytes | None = None
+        self._candidate_sha256: bytes | None = None
         self._boxes: tuple[Box, ...] = ()
+        self._grey: Image | None = None
 
     @property
     def grey(self) -> Image | None:
-        """The small grey picture last asked about."""
-        return self._candidate
+        """The last picture that was not still, to measure fitness on: see `grey_of`."""
+        return self._grey
 
-    def still(self, data: bytes, at: datetime) -> tuple[Box, ...] | None:
+    def still(
+        self, data: bytes, at: datetime, sha256: bytes | None = None
+    ) -> tuple[Box, ...] | None:
         """Ask whether a picture shows what the last one looked at showed.
 
         Args:
             data: A JPEG.
             at: Its time.
+            sha256: Hash of its bytes; None: not known, and it is decoded in any case.
 
         Returns:
             The boxes of the picture last looked at, if nothing has changed; None if it has to
@@ -81,16 +88,29 @@ class MotionGate:
         Raises:
             Rejected: The picture cannot be decoded.
         """
-        if data == self._data and self._fresh(at):
+        if sha256 is not None and sha256 == self._sha256 and self._fresh(at):
             # The very same bytes, as of a camera that is stuck, or one of a drawn scene.
-            self._candidate, self._candidate_data = self._grey, data
+            self._candidate, self._candidate_sha256 = self._small, sha256
             return self._boxes
-        grey = grey_of(data)
-        before, self._candidate, self._candidate_data = self._grey, grey, data
-        if before is None or before.shape != grey.shape or not self._fresh(at):
-            return None
-        changed = np.count_nonzero(cv2.absdiff(before, grey) > CHANGED_LEVELS)
-        return None if changed > CHANGED_SHARE * grey.size else self._boxes
+        header = read_jpeg_header(data)
+        decoded = decode(data, header, GATE_SIDE, grey=True)
+        small = _shrunk(decoded, GATE_SIDE)
+        if self._fresh(at) and not self._changed(small):
+            self._candidate, self._candidate_sha256 = small, sha256
+            return self._boxes
+        if reduction_for(header, GREY_SIDE) == reduction_for(header, GATE_SIDE):
+            grey = _shrunk(decoded, GREY_SIDE)
+        else:
+            grey = grey_of(data)
+        self._candidate, self._candidate_sha256, self._grey = small, sha256, grey
+        return None
+
+    def _changed(self, small: Image) -> bool:
+        before = self._small
+        if before is None or before.shape != small.shape:
+            return True
+        changed = np.count_nonzero(cv2.absdiff(before, small) > CHANGED_LEVELS)
+        return bool(changed > CHANGED_SHARE * small.size)
 
     def _fresh(self, at: datetime) -> bool:
         return self._looked_at is not None and timedelta(0) <= at - self._looked_at < LONGEST_STILL
@@ -102,5 +122,5 @@ class MotionGate:
             at: Its time.
             boxes: What the model saw.
         """
-        self._grey, self._data = self._candidate, self._candidate_data
+        self._small, self._sha256 = self._candidate, self._candidate_sha256
         self._looked_at, self._boxes = at, boxes

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_profiles.errors import Reason, Rejected
-from device_profiles.jpeg import JpegHeader
+from device_profiles.jpeg import END, SCAN, JpegHeader, readable, without_end
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -17,16 +17,21 @@ Floats = npt.NDArray[np.float32]
 PAD = 114
 """Grey of the letterbox, as in YOLOX's training."""
 
-MAX_PIXELS_A_BYTE = 1_024
-"""Most pixels a byte of a sound JPEG holds: an even grey has 256, 2 bits a block of 64."""
+MAX_PIXELS_A_BYTE = 256
+"""Most pixels a byte of a sound JPEG holds: each block of 64 takes at least 2 bits, a code for its
+mean and one for its end. libjpeg-turbo's files of one even colour, 12 megapixels, have at most 255
+in grey, 170 in colour (4:2:0) and 85 (4:4:4), at any quality from 1 to 100; 85, 64 and 37 unless it
+optimises its codes."""
+
+MAX_PIXELS_A_PROGRESSIVE_BYTE = 512
+"""Likewise of a progressive one, where one code ends thousands of blocks: 1 bit each. The script
+that libjpeg-turbo has for them refines the mean by a bit a block: 254 in grey, 169 in colour."""
 
 MAX_PROGRESSIVE_PIXELS = 24_000_000
 """A progressive JPEG is held whole, 6 bytes a pixel, before its first row comes out."""
 
 MAX_SCANS = 64
 """Each scan of a progressive JPEG passes over all of it; the usual script has ten."""
-
-_END, _SCAN = b"\xff\xd9", b"\xff\xda"
 
 Letterbox = Literal["top-left", "centre", "stretch"]
 
@@ -82,22 +87,41 @@ def decode(
     flags = (_GREY if grey else _COLOUR)[reduction_for(header, side)]
     if not upright:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decoded(readable(data), flags)
+    if image is None:
+        # A preview in the header has an end of its own, before the picture's data begin.
+        if data.rfind(END) < data.rfind(SCAN):
+            raise Rejected(Reason.INCOMPLETE, f"the JPEG is cut off after {len(data)} bytes")
+        raise Rejected(Reason.SYNTAX, "the JPEG cannot be decoded")
+    # An end marker before its time: libjpeg fills up with grey, and OpenCV does not tell.
+    if _may_lack_blocks(image, upright=upright):
+        bare = without_end(data, header)
+        if bare is not None and _decoded(bare, flags) is None:
+            raise Rejected(
+                Reason.INCOMPLETE, f"the JPEG is cut off: {len(data)} bytes do not fill the picture"
+            )
+    return image
+
+
+def _decoded(data: bytes, flags: int) -> Image | None:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as fault:
         raise Rejected(Reason.SYNTAX, f"the JPEG cannot be decoded: {fault.err}") from None
-    if image is None:
-        # A preview in the header has an end of its own, before the picture's data begin.
-        if data.rfind(_END) < data.rfind(_SCAN):
-            raise Rejected(Reason.INCOMPLETE, f"the JPEG is cut off after {len(data)} bytes")
-        raise Rejected(Reason.SYNTAX, "the JPEG cannot be decoded")
-    return image.astype(np.uint8, copy=False)
+    return None if image is None else image.astype(np.uint8, copy=False)
+
+
+def _may_lack_blocks(image: Image, *, upright: bool) -> bool:
+    """Whether the last corner, or where it may be, is the grey that missing blocks become."""
+    ends = (0, -1) if upright else (-1,)
+    return any(not image[y, x].tobytes().strip(b"\x80") for y in ends for x in ends)
 
 
 def _require_worth(data: bytes, header: JpegHeader) -> None:
     pixels = header.width * header.height
     size = f"{header.width} × {header.height}"
-    if pixels > MAX_PIXELS_A_BYTE * len(data):
+    most = MAX_PIXELS_A_PROGRESSIVE_BYTE if header.progressive else MAX_PIXELS_A_BYTE
+    if pixels > most * len(data):
         raise Rejected(
             Reason.TOO_LARGE, f"a JPEG that claims {size} pixels in {len(data)} bytes of data"
         )
@@ -107,7 +131,7 @@ def _require_worth(data: bytes, header: JpegHeader) -> None:
                 Reason.TOO_LARGE,
                 f"a progressive JPEG of {size} pixels, at most {MAX_PROGRESSIVE_PIXELS}",
             )
-        if (scans := data.count(_SCAN)) > MAX_SCANS:
+        if (scans := data.count(SCAN)) > MAX_SCANS:
             raise Rejected(
                 Reason.TOO_LARGE, f"a progressive JPEG of {scans} scans, at most {MAX_SCANS}"
             )

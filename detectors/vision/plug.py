@@ -278,26 +278,41 @@ class Reader:
         else:
             least = 5 + output.objectness + max(classes)
             columns = min((side for side in shape[1:] if side >= least), default=least)
-        rows, across = shape[1:]
-        self._turned = across != columns
-        if self._turned:
-            rows, across = across, rows
+        self._columns = columns
+        self._turned = shape[2] != columns
+        across = shape[1] if self._turned else shape[2]
         if across != columns:
             raise Misconfigured(
                 f"answers {shape}: {self._told(description)} make {columns} columns"
             )
-        if output.layout == "yolox":
-            cells = len(grid(height, width, output.strides)[0])
-            if rows != cells:
-                raise Misconfigured(
-                    f"answers {shape}: strides {output.strides} on an input of {width} × {height}"
-                    f" make {cells} rows"
-                )
+        self.require(height, width, shape)
         if isinstance(classes, tuple):
             self.names = classes
         else:
             count = max(classes) + 1 if output.layout == "boxes" else across - 4 - output.objectness
             self.names = tuple(classes.get(number, "") for number in range(count))
+
+    def require(self, height: int, width: int, shape: tuple[int, ...]) -> None:
+        """Check the answer to an input of another shape.
+
+        Args:
+            height: Of the input, pixels.
+            width: Likewise.
+            shape: Of the answer, the batch's dimension first.
+
+        Raises:
+            Misconfigured: It cannot be read as the first one was.
+        """
+        where = f"answers {shape} to an input of {width} × {height}"
+        rows, across = shape[:0:-1] if self._turned else shape[1:]
+        if across != self._columns:
+            raise Misconfigured(f"{where}: not {self._columns} columns, as for others")
+        if self._output.layout == "yolox":
+            cells = len(grid(height, width, self._output.strides)[0])
+            if rows != cells:
+                raise Misconfigured(
+                    f"{where}: strides {self._output.strides} make {cells} rows of it"
+                )
 
     @staticmethod
     def _told(description: Description) -> str:

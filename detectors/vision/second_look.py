@@ -7,6 +7,7 @@ network was trained on heads alone, and on caps, knit hats and hoods drawn onto 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ class SecondLook:
     """A classifier of heads in ONNX.
 
     Attributes:
+        sha256: Hash of the file, hexadecimal.
         least: Probability from which on a head counts as one in a helmet.
     """
 
@@ -45,6 +47,7 @@ class SecondLook:
             data = path.read_bytes()
         except OSError as fault:
             raise Misconfigured(f"{name} cannot be read: {fault.strerror}") from None
+        self.sha256 = hashlib.sha256(data).hexdigest()
         # So little that handing it to a GPU would cost more.
         self._session = open_session(data, name, threads=threads, device="cpu")
         said = self._session.get_modelmeta().custom_metadata_map

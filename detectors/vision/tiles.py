@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from detectors.vision.boxes import suppress
-from detectors.vision.picture import Image
+from detectors.vision.picture import Image, decode
+from device_profiles.jpeg import JpegHeader
 from device_profiles.readings import Box
 
 Ways = Literal["auto", "off", "2x2", "3x2"]
@@ -37,8 +38,11 @@ LARGER = 1.5
 """A picture is worth tiles when its longer side is so much larger than the model's."""
 
 PROBE = timedelta(minutes=1)
-"""Heads too small to be seen at all cannot ask for tiles: a large picture of a camera without any
-is looked at in tiles now and then all the same."""
+"""Heads too small to be seen at all cannot ask for tiles: a large picture of a camera that showed
+none for so long is looked at in tiles all the same, and again after so long."""
+
+HEADS_FOR = timedelta(hours=1)
+"""Heads seen longer ago say nothing of those that are there now."""
 
 _MOST_SIZES = 30
 _LEAST_SIZES = 6
@@ -54,6 +58,14 @@ class Eye(Protocol):
 
     def see(self, image: Image, least: float, *, every: bool = False) -> list[Box]:
         """Find what a picture shows, in its own pixels."""
+
+
+class SizedEye(Eye, Protocol):
+    """The same, and how large its input is."""
+
+    @property
+    def side(self) -> int:
+        """The longer side of its input, pixels."""
 
 
 class Tile(NamedTuple):
@@ -89,6 +101,45 @@ def _steps(length: int, count: int) -> tuple[list[int], int]:
     if count == 1:
         return [0], length
     return [round(place * (length - size) / (count - 1)) for place in range(count)], size
+
+
+def nearer(width: int, height: int, grid: tuple[int, int]) -> float:
+    """How much larger a tile shows what the whole picture shows.
+
+    Args:
+        width: Of the picture, pixels.
+        height: Likewise.
+        grid: Tiles across and down.
+
+    Returns:
+        The picture's longer side against the tiles'.
+    """
+    tile = cut(width, height, *grid)[0]
+    return max(width, height) / max(tile.right - tile.left, tile.bottom - tile.top)
+
+
+def look_closely(
+    eye: SizedEye, data: bytes, header: JpegHeader, least: float, grid: tuple[int, int]
+) -> list[Box]:
+    """Decode a JPEG as large as its tiles are worth, and look at it and them.
+
+    Args:
+        eye: The model.
+        data: The JPEG.
+        header: Its header.
+        least: Boxes with a lower score are left out.
+        grid: Tiles across and down.
+
+    Returns:
+        As `look_in_tiles`.
+
+    Raises:
+        Rejected: It cannot be decoded.
+    """
+    longest = max(header.width, header.height)
+    wanted = int(eye.side * nearer(header.width, header.height, grid))
+    image = decode(data, header, min(longest, wanted))
+    return look_in_tiles(eye, image, least, grid, longest / max(image.shape[:2]))
 
 
 def look_in_tiles(
@@ -186,7 +237,7 @@ class Magnifier:
             way: As in `device_profiles.sites.CameraSettings.tiles`.
         """
         self._way = way
-        self._sizes: deque[float] = deque(maxlen=_MOST_SIZES)
+        self._sizes: deque[tuple[datetime, float]] = deque(maxlen=_MOST_SIZES)
         self._on = False
         self._probed_at: datetime | None = None
 
@@ -211,22 +262,25 @@ class Magnifier:
         return _turned(GRIDS["3x2" if max(width, height) >= 3 * side else "2x2"], width, height)
 
     def _to_probe(self, at: datetime) -> bool:
-        if self._sizes:
+        if self._sizes and abs(at - self._sizes[-1][0]) < PROBE:
             return False
         if self._probed_at is None or not timedelta(0) <= at - self._probed_at < PROBE:
             self._probed_at = at
             return True
         return False
 
-    def saw(self, sizes: Iterable[float]) -> None:
+    def saw(self, sizes: Iterable[float], at: datetime) -> None:
         """Take note of the heads that were seen, in tiles or without.
 
         Args:
             sizes: Their longer sides, in pixels of the model's input for the whole picture.
+            at: The picture's time; aware.
         """
-        self._sizes.extend(sizes)
+        while self._sizes and at - self._sizes[0][0] > HEADS_FOR:
+            self._sizes.popleft()
+        self._sizes.extend((at, size) for size in sizes)
         if len(self._sizes) >= _LEAST_SIZES:
-            usual = float(np.median(self._sizes))
+            usual = float(np.median([size for _, size in self._sizes]))
             self._on = usual < (LARGE_HEAD_PX if self._on else SMALL_HEAD_PX)
 
 

@@ -116,7 +116,7 @@ _TABLES = (
         Kind.CAMERA,
         (
             *("frame_sha256", "model_sha256", "width", "height", "still", "boxes"),
-            *("unfit", "fitness", "skipped"),
+            *("unfit", "fitness", "skipped", "second_look_sha256", "event"),
         ),
         has_series=False,
     ),
@@ -197,7 +197,8 @@ def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Readi
             notes=tuple(notes),
         )
     if table.kind is Kind.CAMERA:
-        frame_sha256, model_sha256, width, height, still, boxes, unfit, fitness, skipped = values
+        frame_sha256, model_sha256, width, height, still, boxes, *more = values
+        unfit, fitness, skipped, second_look_sha256, event = more
         return Detections(
             site=device.site,
             device=device.device,
@@ -209,10 +210,12 @@ def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Readi
             width=width,
             height=height,
             still=still,
-            boxes=tuple(Box(label, score, tuple(box)) for label, score, *box in boxes),
+            boxes=tuple(Box.of_row(row) for row in boxes),
             unfit=None if unfit is None else Unfit(unfit),
             fitness=fitness,
             skipped=skipped,
+            second_look_sha256=None if second_look_sha256 is None else second_look_sha256.hex(),
+            event=event,
         )
     type_ = DustReading if table.kind is Kind.DUST else CraneReading
     named = dict(zip(table.columns, values, strict=True))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import msgspec
 import typer
@@ -23,6 +24,7 @@ from smartsite.settings import Settings, load_settings
 if TYPE_CHECKING:
     from detectors.vision.model import Model
     from detectors.vision.second_look import SecondLook
+    from device_profiles.sites import CameraSettings
     from smartsite.detecting import Seen, Source, Unreadable
     from smartsite.doctor import Given
 
@@ -77,6 +79,22 @@ def load_second_look(settings: Settings) -> SecondLook | None:
         raise Misconfigured(str(fault)) from None
 
 
+@contextlib.contextmanager
+def _model_at_fault(settings: Settings) -> Iterator[None]:
+    """What a model of one's own fails on late, on one picture of many, is told like all of it.
+
+    Raises:
+        Misconfigured: It failed.
+    """
+    from detectors.vision.errors import Misconfigured as Unusable
+
+    try:
+        yield
+    except Unusable as fault:
+        name = settings.vision.model or "that is shipped"
+        raise Misconfigured(f"vision.model: the model {name} {fault}") from None
+
+
 def detect(
     paths: Annotated[list[Path], typer.Argument(help="Pictures, videos, folders of them.")],
     as_json: JsonOption = False,
@@ -91,8 +109,15 @@ def detect(
         ),
     ] = None,
     annotate: Annotated[
-        Path | None, typer.Option(help="Write copies with the boxes drawn into this folder.")
+        Path | None,
+        typer.Option(
+            help="Write copies with the boxes drawn into this folder. Heads nobody is accused of"
+            " (all but bare ones) are blurred on them."
+        ),
     ] = None,
+    keep_faces: Annotated[
+        bool, typer.Option("--keep-faces", help="Blur no head on annotated copies.")
+    ] = False,
     every: Annotated[
         int, typer.Option(min=1, help="Of a video, look at every so many frames only.")
     ] = 1,
@@ -102,23 +127,30 @@ def detect(
 
     With --json one object a line and picture: path, frame (videos, from 0), width, height and
     detections, each with class, score and box: x1, y1, x2, y2 in pixels of the picture, turned
-    upright as a photograph's EXIF tag says. A file that cannot be read gives path and error, and
-    the command fails at its end.
+    upright as a photograph's EXIF tag says; second_look is the probability of a helmet by the
+    second look at this very picture, where it looked. What counts without --min-score goes by it;
+    in a video by what it said of that head so far, taken together. A file that cannot be read gives
+    path and error, and the command fails at its end.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file, we say
     from smartsite import detecting
 
     settings = load_settings(config)
     eye = detecting.Eye(load_model(settings), min_score, load_second_look(settings))
     found = list(detecting.sources(paths))
     files = [each for each in found if isinstance(each, detecting.Source)]
-    copies = Copies(annotate, files) if annotate is not None else None
+    copies = None
+    if annotate is not None:
+        copies = Copies(annotate, files, keep_faces=keep_faces)
     failed = 0
-    with _progress(len(found)) as progress:
+    with (
+        _model_at_fault(settings),
+        _libraries_silent(),
+        _progress(len(found)) as (progress, write),
+    ):
         task = progress.add_task("looking", total=len(found))
         for each in found:
             if isinstance(each, detecting.Unreadable):
-                _tell(each, as_json=as_json)
+                write(_told(each, as_json=as_json))
                 failed += 1
             else:
                 frames = detecting.frames_of(each.path, every)
@@ -126,7 +158,7 @@ def detect(
                 for result in detecting.look_at(
                     each.path, eye, every=every, keep=copies is not None
                 ):
-                    _tell(result, as_json=as_json)
+                    write(_told(result, as_json=as_json))
                     if isinstance(result, detecting.Unreadable):
                         failed += 1
                     elif copies is not None:
@@ -145,33 +177,70 @@ def detect(
 class Copies:
     """The folder of the annotated copies."""
 
-    def __init__(self, folder: Path, files: list[Source]) -> None:
+    def __init__(self, folder: Path, files: list[Source], *, keep_faces: bool) -> None:
         """Decide where each file's copy goes.
 
         Args:
             folder: Of the copies.
             files: All that are looked at.
+            keep_faces: Blur no head.
 
         Raises:
-            Misconfigured: A copy would take the place of a file that is looked at.
+            Misconfigured: The folder is none, or cannot be written to; or a copy would take the
+                place of a file that is looked at.
         """
-        from smartsite.detecting import annotated_path
-
-        originals = {file.path.resolve() for file in files}
-        taken: Counter[Path] = Counter()
         self._folder = folder
+        self._keep_faces = keep_faces
         self._names: dict[Path, Path] = {}
+        self._taken: set[str] = set()
+        self._folders: set[str] = set()
+        originals = {file.path.resolve() for file in files}
+        beside = {each for original in originals for each in original.parents}
         for file in files:
-            name = file.name
-            taken[name] += 1
-            if taken[name] > 1:
-                name = name.with_name(f"{name.stem}-{taken[name]}{name.suffix}")
-            self._names[file.path] = name
-            if annotated_path(folder, name, None).resolve() in originals:
+            if file.path in self._names:
+                continue
+            name = self._names[file.path] = self._free(file.name)
+            picture, video = (each.resolve() for each in self._places(name))
+            if picture in originals or video in beside:
                 raise Misconfigured(
                     f"--annotate {folder}: the copy of {file.path} would overwrite an original;"
                     " name another folder"
                 )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as fault:
+            raise Misconfigured(
+                f"--annotate {folder}: no folder that can be written to: {fault.strerror}"
+            ) from None
+
+    def _places(self, name: Path) -> tuple[Path, Path]:
+        """Where a copy under this name would lie, and the copies of a video."""
+        from smartsite.detecting import annotated_path
+
+        picture = annotated_path(self._folder, name, None)
+        return picture, annotated_path(self._folder, name, 0).parent
+
+    def _free(self, wanted: Path) -> Path:
+        """The first name by a number whose copies would lie where no other's do, and take it."""
+        name, number = wanted, 1
+        while True:
+            # Many file systems do not tell large letters from small ones.
+            places = {str(each).casefold() for each in self._places(name)}
+            folders = {
+                str(each).casefold() for place in self._places(name) for each in place.parents
+            }
+            within = folders & self._taken
+            if not within and not places & (self._taken | self._folders):
+                self._taken |= places
+                self._folders |= folders
+                return name
+            number += 1
+            if within:  # the folder's name is that of a file
+                name = Path(f"{wanted.parts[0]}-{number}", *wanted.parts[1:])
+            else:
+                name = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
 
     def write(self, source: Source, seen: Seen) -> None:
         """Write a copy.
@@ -189,7 +258,8 @@ class Copies:
 
         assert seen.image is not None  # noqa: S101 - it was asked for
         path = annotated_path(self._folder, self._names[source.path], seen.frame)
-        data = cv2.imencode(".jpg", annotated(seen.image, seen.found))[1].tobytes()
+        copy = annotated(seen.image, seen.found, None if self._keep_faces else seen.concealed)
+        data = cv2.imencode(".jpg", copy)[1].tobytes()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -198,9 +268,56 @@ class Copies:
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar on a terminal's standard error; without a terminal, nothing."""
-    console = Console(stderr=True)
+def _libraries_silent() -> Iterator[None]:
+    """Nothing on standard error but what we say ourselves.
+
+    What is wrong with a file, we say. libjpeg, FFmpeg and OpenCV say it, too, in words of their
+    own, straight to descriptor 2, and amid the progress bar; libjpeg cannot be asked not to.
+    """
+    ours = sys.stderr
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with os.fdopen(kept, "w", buffering=1, encoding=ours.encoding, errors=ours.errors) as told:
+            os.dup2(nothing, 2)
+            if _is_descriptor_2(ours):
+                sys.stderr = told
+            try:
+                yield
+            finally:
+                told.flush()
+                os.dup2(kept, 2)
+                sys.stderr = ours
+    finally:
+        os.close(nothing)
+
+
+def _is_descriptor_2(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # a test's, in memory
+        return False
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """A bar on a terminal's standard error, without a terminal nothing; and how to write results.
+
+    Where they go to the terminal as well, they are written above the bar; a line stays one,
+    however long.
+    """
+    together = sys.stdout.isatty() and sys.stderr.isatty()
+    console = Console(stderr=not together)
+    shown = console.is_interactive and total > 0
+
+    def write(line: str) -> None:
+        if together and shown:
+            console.out(line, highlight=False)
+        else:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -208,29 +325,25 @@ def _progress(total: int) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal or total == 0,
-        # Results that go to a file are no business of the terminal's.
-        redirect_stdout=sys.stdout.isatty(),
+        disable=not shown,
+        redirect_stdout=False,
     ) as progress:
-        yield progress
+        yield progress, write
 
 
-def _tell(result: Seen | Unreadable, *, as_json: bool) -> None:
+def _told(result: Seen | Unreadable, *, as_json: bool) -> str:
+    """What is written of a result: a line."""
     from smartsite.detecting import Seen, shown
     from smartsite.detecting import as_json as line
 
     if as_json:
-        text = msgspec.json.encode(line(result)).decode()
-    else:
-        where = shown(result.path) + (f" frame {result.frame}" if result.frame is not None else "")
-        if isinstance(result, Seen):
-            counts = Counter(found.box.label for found in result.found)
-            seen = ", ".join(f"{count} {label}" for label, count in counts.items())
-            text = f"{where}: {seen or 'nothing'}"
-        else:
-            text = f"{where}: {result.error}"
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+        return msgspec.json.encode(line(result)).decode()
+    where = shown(result.path) + (f" frame {result.frame}" if result.frame is not None else "")
+    if not isinstance(result, Seen):
+        return f"{where}: {result.error}"
+    counts = Counter(found.box.label for found in result.found)
+    seen = ", ".join(f"{count} {label}" for label, count in counts.items())
+    return f"{where}: {seen or 'nothing'}"
 
 
 def bench(
@@ -261,30 +374,42 @@ def doctor(
     ] = None,
     last: Annotated[int, typer.Option(min=1, max=1_000, help="How many frames.")] = 60,
     patrols: Annotated[
-        bool, typer.Option("--patrols", help="The camera is turned: scenes change.")
+        bool,
+        typer.Option("--patrols", help="With --file: the camera is turned, scenes change."),
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Say how fit a camera is: size, light, blur, a blocked or moved lens, heads, frame rate.
 
-    Fails where its pictures cannot be relied on. What is told is what the service judges by; see
-    docs/operations.md.
+    Fails where its pictures cannot be relied on. What is told is what the service judges by, what
+    is registered of the camera included; see docs/operations.md.
     """
+    from device_profiles.sites import CameraSettings
     from smartsite import doctor as examining
 
     settings = load_settings(config)
     if (camera is None) == (not file):
         raise Misconfigured("name a camera, SITE/DEVICE, or pictures with --file, one of both")
+    if camera is not None and patrols:
+        raise Misconfigured(
+            "--patrols goes with --file: of a camera, its registered `fixed` counts"
+        )
     if camera is not None:
-        pictures = _newest(settings, camera, last)
+        registered, pictures = _newest(settings, camera, last)
     else:
-        pictures = list(examining.files(file or []))[-last:]
-    report = examining.examine(pictures, load_model(settings), fixed=not patrols)
+        registered = CameraSettings(fixed=not patrols)
+        pictures = examining.files(file or [], last)
+    names: deque[str] = deque(maxlen=1)
+    model = load_model(settings)
+    with _model_at_fault(settings), _libraries_silent():
+        report = examining.examine(
+            _naming(pictures, names), model, registered, settings.rules, settings.vision.min_score
+        )
     if report is None:
         raise Misconfigured(
             f"no picture of {camera or 'these'} can be read: "
-            + (f"{pictures[-1].name} is no JPEG, or gone" if pictures else "there is none")
+            + (f"{names[0]} is no JPEG, or gone" if names else "there is none")
         )
     if as_json:
         print_json(examining.as_json(report))
@@ -307,20 +432,27 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _newest(settings: Settings, camera: str, last: int) -> list[Given]:
+def _naming(pictures: Iterable[Given], names: deque[str]) -> Iterator[Given]:
+    """Hand pictures on, and keep the last ones' names."""
+    for picture in pictures:
+        names.append(picture.name)
+        yield picture
+
+
+def _newest(settings: Settings, camera: str, last: int) -> tuple[CameraSettings, Iterator[Given]]:
     import psycopg
 
     from ingest.frame_store import FrameStore
     from ingest.store.migrate import require_latest
-    from smartsite.doctor import stored
+    from smartsite.doctor import kept, stored
     from smartsite.services import database
 
     site, device = site_and_device(camera)
     with database(settings) as url, psycopg.connect(url) as connection:
         require_latest(connection)
-        found = stored(connection, FrameStore(settings.frame_dir), site, device, last)
+        found = stored(connection, site, device, last)
     if found is None:
         raise Misconfigured(f"there is no camera {camera}: see smartsite devices")
-    if not found:
+    if not found.frames:
         raise Misconfigured(f"{camera} has sent no frame yet")
-    return found
+    return found.camera, kept(FrameStore(settings.frame_dir), found.frames)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter as Counts
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,23 @@ LEASE = timedelta(seconds=30)
 AT_MOST = 32
 """Frames looked at in one round, the newest of every camera that waits; older ones are skipped and
 counted, so that a camera's frames are looked at in order."""
+EVENTS_AT_MOST = 16
+"""And so many pictures of AI boxes' events beside them, the oldest first: those wait their turn."""
 PER_CAMERA = 32
 LONGEST_DELAY_S = 10.0
 
 SKIPPED = Counter("smartsite_frames_skipped", "frames not looked at", ["reason"])
 
 
-def as_message(look: Look, model_sha256: str) -> tuple[bytes, bytes]:
+def as_message(
+    look: Look, model_sha256: str, second_look_sha256: str | None = None
+) -> tuple[bytes, bytes]:
     """Write a look as a message: the form in which detections are kept and replayed.
 
     Args:
         look: What was seen.
         model_sha256: Hash of the model, hexadecimal.
+        second_look_sha256: Hash of the second look, hexadecimal; None where there is none.
 
     Returns:
         Topic and JSON payload.
@@ -69,16 +75,62 @@ def as_message(look: Look, model_sha256: str) -> tuple[bytes, bytes]:
         "still": look.still,
         "boxes": _rows(look),
     }
+    if second_look_sha256 is not None:
+        said["second_look_sha256"] = second_look_sha256
     if look.unfit is not None:
         said |= {"unfit": look.unfit, "fitness": look.fitness}
     if look.skipped:
         said["skipped"] = look.skipped
+    if frame.event:
+        said["event"] = True
     payload = msgspec.json.encode(said)
     return f"site/{frame.site_id}/camera/{frame.device}/detections".encode(), payload
 
 
 def _rows(look: Look) -> list[list[str | float]]:
-    return [[box.label, box.score, *box.box] for box in look.boxes]
+    return [box.as_row() for box in look.boxes]
+
+
+_DECIDING = {
+    "helmet": ("head", "helmet"),
+    "vest": ("no_vest",),
+    "presence": ("person",),
+    "reported": ("head", "no_vest", "person"),
+}
+"""Which classes' scores decide what each rule finds."""
+
+
+def scores_apart(
+    operating_point: Mapping[str, float], stored_from: float, settings: Settings
+) -> list[str]:
+    """Say where rules count other scores than the model was measured for, or than are stored.
+
+    Args:
+        operating_point: Of the model, by class.
+        stored_from: The least score of the boxes that are stored.
+        settings: With the rules; those of the shipped model were set beside it (`docs/vision.md`).
+
+    Returns:
+        A line for each rule.
+    """
+    lines = []
+    for name, classes in _DECIDING.items():
+        points = {each: operating_point[each] for each in classes if each in operating_point}
+        least: float = getattr(settings.rules, name).min_score
+        if not points:
+            continue
+        if least < stored_from:
+            lines.append(
+                f"rules.{name}.min_score is {least}, but no box below {stored_from} is stored:"
+                " lower vision.min_score"
+            )
+        elif settings.vision.model and not min(points.values()) <= least <= max(points.values()):
+            told = ", ".join(f"{each} {score}" for each, score in points.items())
+            lines.append(
+                f"rules.{name}.min_score is {least}, the operating point of the model {told}: the"
+                " rule decides"
+            )
+    return lines
 
 
 async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event) -> None:
@@ -90,7 +142,7 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
         stop: Set from outside.
 
     Raises:
-        Misconfigured: The model cannot be used.
+        Misconfigured: The model cannot be used, as is found at the start or later.
     """
     try:
         model = Model(
@@ -106,6 +158,8 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     except VisionMisconfigured as fault:
         raise Misconfigured(f"vision.model: {fault}") from None
     eyes = Eyes(model, FrameStore(settings.frame_dir), settings.vision.min_score, second_look)
+    for line in scores_apart(model.operating_point, eyes.min_score, settings):
+        log.warning("%s", line)
     log.info("looking with model %s… (%s)", model.sha256[:12], ", ".join(model.classes))
     watch = _Watch(Worker(whereabouts.database_url, settings.vision.worker), eyes, settings)
     delay_s = POLL_S
@@ -116,6 +170,8 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
         except DatabaseUnavailable as fault:
             delay_s = min(max(delay_s, POLL_S) * 2, LONGEST_DELAY_S)
             log.warning("%s; trying again in %.1f s", fault, delay_s)
+        except VisionMisconfigured as fault:  # what its checks at the start did not find
+            raise Misconfigured(f"vision.model: the model {fault}") from None
         if delay_s:
             try:
                 await asyncio.wait_for(stop.wait(), delay_s)
@@ -135,33 +191,60 @@ class _Watch:
         self.worker = worker
         self._eyes = eyes
         self._keep_up = timedelta(seconds=settings.vision.keep_up_s)
+        self._keep_events = timedelta(seconds=settings.vision.keep_events_s)
         self._skipped: Counts[int] = Counts()
-        self._released_for = 0
+        self._alone_on: psycopg.AsyncConnection[Any] | None = None
+        self._told = False
 
     async def look(self) -> bool:
-        """Look at the newest frames; False when there were none."""
-        connection = await self.worker.open()
+        """Look at the newest frames; False when there were none, or another process looks."""
+        try:
+            connection = await self.worker.open()
+            return await self._is_alone(connection) and await self._look(connection)
+        except DatabaseUnavailable:
+            self._alone_on = None  # what was leased and not stored is taken up again at once
+            raise
+
+    async def _is_alone(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Become the one who looks: what is known of a camera is in one process, and in order."""
+        if self._alone_on is connection:
+            return True
+        with declared():
+            cursor = await connection.execute(SQL["lock_looking"])
+            ((locked,),) = await cursor.fetchall()
+            if not locked:
+                if not self._told:
+                    log.warning("another process looks at the frames; taking over when it ends")
+                self._told = True
+                return False
+            # Whoever looked before was stopped, or could not store, while it looked.
+            await connection.execute(SQL["release_leases"])
+        self._alone_on, self._told = connection, False
+        return True
+
+    async def _look(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         now = datetime.now(UTC)
         terms = {
             "now": now,
             "until": now + LEASE,
             "too_old": now - self._keep_up,
+            "events_too_old": now - self._keep_events,
+            "events_at_most": EVENTS_AT_MOST,
             "per_camera": PER_CAMERA,
             "at_most": AT_MOST,
             "worker_id": self.worker.id,
         }
         with declared():
-            if self._released_for != self.worker.id:
-                # Whoever had this name was stopped while it looked.
-                await connection.execute(SQL["release_leases"], terms)
-                self._released_for = self.worker.id
             cursor = connection.cursor()
             await cursor.execute(SQL["skip_overtaken"], terms)
-            for device_id, count in await cursor.fetchall():
-                SKIPPED.labels("overload").inc(count)
-                self._skipped[device_id] += count
-            await cursor.execute(SQL["lease_frames"], terms)
-            frames = [Leased(*row) for row in await cursor.fetchall()]
+            for device_id, reason, count in await cursor.fetchall():
+                SKIPPED.labels(reason).inc(count)
+                if reason != "event_too_old":
+                    self._skipped[device_id] += count
+            frames = []
+            for query in ("lease_frames", "lease_events"):
+                await cursor.execute(SQL[query], terms)
+                frames += [Leased(*row) for row in await cursor.fetchall()]
             if not frames:
                 return False
             strangers = self._eyes.strangers(frames)
@@ -171,7 +254,8 @@ class _Watch:
         frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
         seen = await asyncio.to_thread(self._eyes.look, frames)
         left = self._skipped.copy()
-        await _store(self.worker, self._eyes.model.sha256, with_skipped(seen, left))
+        hashes = self._eyes.model.sha256, self._eyes.second_look_sha256
+        await _store(self.worker, *hashes, with_skipped(seen, left))
         self._skipped = left  # only now: what could not be stored comes back
         await self._keep_scenes(connection, now)
         return True
@@ -190,11 +274,16 @@ class _Watch:
                 )
 
 
-async def _store(worker: Worker, model_sha256: str, seen: list[tuple[Leased, Look | str]]) -> None:
+async def _store(
+    worker: Worker,
+    model_sha256: str,
+    second_look_sha256: str | None,
+    seen: list[tuple[Leased, Look | str]],
+) -> None:
     looks = [look for _, look in seen if isinstance(look, Look)]
     blind = [(frame, look) for frame, look in seen if isinstance(look, str)]
     received_us = [microseconds(datetime.now(UTC))] * len(looks)
-    messages = [as_message(look, model_sha256) for look in looks]
+    messages = [as_message(look, model_sha256, second_look_sha256) for look in looks]
     segment = pack(
         received_us,
         [topic for topic, _ in messages],
@@ -223,6 +312,10 @@ async def _store(worker: Worker, model_sha256: str, seen: list[tuple[Leased, Loo
                         "unfit": look.unfit,
                         "fitness": Jsonb(dict(look.fitness)),
                         "skipped": look.skipped,
+                        "second_look_sha256": None
+                        if second_look_sha256 is None
+                        else bytes.fromhex(second_look_sha256),
+                        "event": look.frame.event,
                     }
                     for index, look in enumerate(looks)
                 ],

@@ -1,12 +1,14 @@
 """`smartsite detect`, `camera doctor` and `bench vision`, as people run them."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from tests.unit.vision.tiny_onnx import always
 
@@ -71,6 +73,49 @@ def test_detect_tells_a_line_a_picture_and_fails_for_what_it_cannot_read(
     }
 
 
+def test_detect_conceals_heads_tells_faults_itself_and_waits_for_no_pipe(
+    smartsite: Smartsite, folder: Path
+) -> None:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    shutil.copy(HELMET, pictures / "helmet.jpg")
+    shutil.copy(BARE, pictures / "bare.jpg")
+    # libjpeg warns of the one, FFmpeg and OpenCV of the other, on standard error.
+    (pictures / "cut.jpg").write_bytes(BARE.read_bytes()[:20_000] + b"\xff\xd9")
+    (pictures / "cut.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(500))
+    os.mkfifo(pictures / "pipe.jpg")
+
+    run = smartsite("detect", "pictures", "--json", "--annotate", "out")
+    assert run.returncode == 1
+    assert run.stderr.strip() == "3 files could not be read, or not to their end"
+    found = {str(line["path"]).split("/")[1]: line for line in lines(run)}
+    assert {name for name, line in found.items() if "error" in line} == {
+        "cut.jpg",
+        "cut.mp4",
+        "pipe.jpg",
+    }
+    kept = smartsite("detect", "pictures/helmet.jpg", "--annotate", "kept", "--keep-faces")
+    assert kept.stderr == ""
+
+    for name, kind in (("helmet.jpg", "helmet"), ("bare.jpg", "head")):
+        (box,) = (each["box"] for each in found[name]["detections"] if each["class"] == kind)  # type: ignore[attr-defined]
+        left, top, right, bottom = (round(side) for side in box)
+        # Clear of the lines and letters that are drawn.
+        inside = np.s_[top + 6 : (2 * top + bottom) // 3, left + 4 : right - 4]
+        shares = [
+            detail(folder / copy / name, inside) / detail(pictures / name, inside)
+            for copy in ("out/pictures", "kept")
+            if (folder / copy / name).exists()
+        ]
+        assert [share < 0.4 for share in shares] == ([True, False] if kind == "helmet" else [False])
+
+
+def detail(path: Path, part: tuple[slice, ...]) -> float:
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    return float(cv2.Laplacian(picture[part], cv2.CV_64F).std())
+
+
 def test_detect_gives_every_box_from_a_score_on(smartsite: Smartsite) -> None:
     (usual,) = lines(smartsite("detect", str(BARE), "--json"))
     run = smartsite("detect", str(BARE), "--json", "--min-score", "0.01")
@@ -94,8 +139,6 @@ def test_detect_never_writes_over_what_it_looks_at(smartsite: Smartsite, folder:
 
 
 def test_a_model_that_sees_nothing_is_refused(smartsite: Smartsite, folder: Path) -> None:
-    import numpy as np
-
     (folder / "mine.onnx").write_bytes(always(np.zeros((1, 5, 6), np.float32)))
     (folder / "smartsite.toml").write_text('[vision]\nmodel = "mine.onnx"\n')
     run = smartsite("detect", str(BARE))

@@ -16,8 +16,8 @@ stored AS (
     RETURNING device_id, observed_at, received_at, segment_index, sha256
 ),
 queued AS (
-    INSERT INTO frame_queue (device_id, observed_at, received_at, sha256)
-    SELECT device_id, observed_at, received_at, sha256 FROM stored
+    INSERT INTO frame_queue (device_id, observed_at, received_at, sha256, event)
+    SELECT device_id, observed_at, received_at, sha256, %(event)s FROM stored
     ON CONFLICT DO NOTHING
 )
 SELECT segment_index FROM stored;
@@ -63,7 +63,7 @@ WITH waiting AS (
     SELECT device_id, observed_at,
            row_number() OVER (PARTITION BY device_id ORDER BY observed_at DESC) AS place
     FROM frame_queue
-    WHERE leased_until IS NULL OR leased_until < %(now)s
+    WHERE NOT event AND (leased_until IS NULL OR leased_until < %(now)s)
 ),
 share AS (
     SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
@@ -81,40 +81,74 @@ UPDATE frame_queue q SET leased_until = %(until)s, leased_by = %(worker_id)s
 FROM taken t, devices d
 WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
 RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
-          d.settings -> 'camera';
+          d.settings -> 'camera', q.event;
+
+-- name: lease_events
+-- The oldest pictures of events that nobody has taken, one of each camera before the second of any.
+WITH waiting AS (
+    SELECT device_id, observed_at,
+           row_number() OVER (PARTITION BY device_id ORDER BY observed_at) AS place
+    FROM frame_queue
+    WHERE event AND (leased_until IS NULL OR leased_until < %(now)s)
+),
+taken AS (
+    SELECT q.device_id, q.observed_at
+    FROM frame_queue q JOIN waiting w USING (device_id, observed_at)
+    WHERE q.leased_until IS NULL OR q.leased_until < %(now)s
+    ORDER BY w.place, q.observed_at
+    LIMIT %(events_at_most)s
+    FOR UPDATE OF q SKIP LOCKED
+)
+UPDATE frame_queue q SET leased_until = %(until)s, leased_by = %(worker_id)s
+FROM taken t, devices d
+WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
+RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
+          d.settings -> 'camera', q.event;
+
+-- name: lock_looking
+-- Held by the session: a camera's looks depend on one another, so one process looks at a time.
+SELECT pg_try_advisory_lock(1936548193, -1);
 
 -- name: release_leases
--- What a worker held when it was stopped.
-UPDATE frame_queue SET leased_until = NULL, leased_by = NULL WHERE leased_by = %(worker_id)s;
+-- For whoever has just become the one who looks: nobody else does.
+UPDATE frame_queue SET leased_until = NULL, leased_by = NULL WHERE leased_until IS NOT NULL;
 
 -- name: skip_overtaken
--- Frames older than those of their camera that `lease_frames` would take, or received too long ago
--- to help.
+-- Frames received too long ago to help, or older than those of their camera that `lease_frames`
+-- would take. A picture of an event is overtaken by none: it only grows too old.
 WITH waiting AS (
-    SELECT device_id, observed_at, received_at,
-           row_number() OVER (PARTITION BY device_id ORDER BY observed_at DESC) AS place
+    SELECT device_id, observed_at, received_at, event,
+           row_number() OVER (PARTITION BY device_id, event ORDER BY observed_at DESC) AS place
     FROM frame_queue
     WHERE leased_until IS NULL OR leased_until < %(now)s
 ),
 share AS (
     SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
-    FROM waiting WHERE place = 1
+    FROM waiting WHERE place = 1 AND NOT event
+),
+hopeless AS (
+    SELECT w.device_id, w.observed_at,
+           CASE WHEN w.event AND w.received_at < %(events_too_old)s THEN 'event_too_old'
+                WHEN w.event THEN NULL
+                WHEN w.received_at < %(too_old)s THEN 'too_old'
+                WHEN w.place > s.places THEN 'overload' END AS reason
+    FROM waiting w CROSS JOIN share s
 ),
 gone AS (
-    DELETE FROM frame_queue q USING waiting w, share s
-    WHERE q.device_id = w.device_id AND q.observed_at = w.observed_at
-      AND (w.place > s.places OR w.received_at < %(too_old)s)
+    DELETE FROM frame_queue q USING hopeless h
+    WHERE q.device_id = h.device_id AND q.observed_at = h.observed_at AND h.reason IS NOT NULL
       AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
-    RETURNING q.device_id
+    RETURNING q.device_id, h.reason
 ),
 counted AS (
     INSERT INTO frames_skipped (hour, device_id, reason, count)
-    SELECT date_trunc('hour', %(now)s::timestamptz, 'UTC'), device_id, 'overload', count(*)
-    FROM gone GROUP BY device_id ORDER BY device_id
+    SELECT date_trunc('hour', %(now)s::timestamptz, 'UTC'), device_id, reason, count(*)
+    FROM gone GROUP BY device_id, reason ORDER BY device_id, reason
     ON CONFLICT (hour, device_id, reason) DO UPDATE
         SET count = frames_skipped.count + excluded.count
 )
-SELECT device_id, count(*) FROM gone GROUP BY device_id ORDER BY device_id;
+SELECT device_id, reason, count(*) FROM gone GROUP BY device_id, reason
+ORDER BY device_id, reason;
 
 -- name: skip_frame
 INSERT INTO frames_skipped (hour, device_id, reason, count)
@@ -127,10 +161,10 @@ DELETE FROM frame_queue WHERE device_id = %(device_id)s AND observed_at = %(obse
 -- name: put_detections
 INSERT INTO detections (device_id, observed_at, received_at, worker_id, segment, segment_index,
                         frame_sha256, model_sha256, width, height, still, boxes, unfit, fitness,
-                        skipped)
+                        skipped, second_look_sha256, event)
 VALUES (%(device_id)s, %(observed_at)s, %(received_at)s, %(worker_id)s, %(segment)s, %(index)s,
         %(frame_sha256)s, %(model_sha256)s, %(width)s, %(height)s, %(still)s, %(boxes)s,
-        %(unfit)s, %(fitness)s, %(skipped)s)
+        %(unfit)s, %(fitness)s, %(skipped)s, %(second_look_sha256)s, %(event)s)
 ON CONFLICT DO NOTHING;
 
 -- name: scenes

@@ -110,7 +110,7 @@ class Supervised:
             await TelemetryWriter(self._workers[worker]).write(flush)
         looks = [one for one in said if one.message is None]
         if looks:
-            await _store(self._workers["vision"], MODEL, [self._look(one) for one in looks])
+            await _store(self._workers["vision"], MODEL, None, [self._look(one) for one in looks])
 
     def _look(self, one: Spoken) -> tuple[Leased, Look]:
         if not self._cameras:

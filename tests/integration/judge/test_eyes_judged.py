@@ -15,12 +15,12 @@ from alerts.sharing import Sharing
 from detectors.rules import Rules
 from device_profiles.jpeg import JpegHeader
 from device_profiles.native import microseconds
-from device_profiles.readings import Box, Unfit
+from device_profiles.readings import Box, Detections, Unfit
 from device_profiles.sites import CameraSettings, Device
 from device_profiles.vocabulary import Kind
 from ingest.frame_store import FrameStore
 from ingest.segments import pack
-from ingest.store.readings import load_devices
+from ingest.store.readings import load_devices, readings_of_devices
 from ingest.store.worker import Worker
 from simulators.camera import picture_at
 from smartsite.commands.coverage import CameraLooks, read_coverage
@@ -40,6 +40,7 @@ PLAN = CameraSettings.model_validate(
     }
 )
 MODEL = "ab" * 32
+SECOND_LOOK = "cd" * 32
 
 
 class Site:
@@ -69,7 +70,7 @@ class Site:
             figures = {} if unfit is None else {"light": 12.0}
             look = Look(frame, header, boxes, False, unfit, figures, skipped)
             seen.append((frame, look))
-        await _store(self._vision, MODEL, seen)
+        await _store(self._vision, MODEL, SECOND_LOOK, seen)
 
     async def report(
         self, second: float, what: str = "no_helmet", *, pictured: bool = True
@@ -226,6 +227,43 @@ async def test_a_copy_for_sharing_is_made_once_and_named_with_the_evidence(site:
     told = next(one for one in site.violations() if one["rule"] == "helmet.bare_head")
     shared = {entry.get("shared_sha256") for entry in told["evidence"]}
     assert copy["sha256"].hex() in shared
+
+
+async def test_what_the_second_look_said_is_stored_and_judged(site: Site) -> None:
+    cap = Box("helmet", 0.9, HEAD.box, 0.125)
+    await site.look([t / 2 for t in range(0, 20, 2)], cap, NEIGHBOUR)
+    await site.look([t / 2 for t in range(1, 20, 2)], NEIGHBOUR, Box("helmet", 0.9, HEAD.box))
+    await site.judge(10)
+    told = next(one for one in site.violations() if one["rule"] == "helmet.bare_head")
+    assert told["subject"].endswith("@120,120")
+    asked = [entry["values"].get("second_look") for entry in told["evidence"]]
+    assert asked == [0.125, None, 0.125, None]
+    assert {box[0] for entry in told["evidence"] for box in entry["boxes"]} == {"head"}
+    # A copy for sharing could be made of what is stored in either form.
+    assert len(ask(site.url, "SELECT FROM shared_pictures")) == 1
+    rows = ask(site.url, "SELECT boxes, second_look_sha256 FROM detections ORDER BY observed_at")
+    assert {row["second_look_sha256"].hex() for row in rows} == {SECOND_LOOK}
+    assert rows[0]["boxes"] == [cap.as_row(), NEIGHBOUR.as_row()]
+    async with await psycopg.AsyncConnection.connect(site.url) as connection:
+        devices = await load_devices(connection)
+        span = NOW, NOW + timedelta(seconds=0.25)
+        (look,) = [one async for one in readings_of_devices(connection, devices, *span)]
+    assert isinstance(look, Detections)
+    assert look.second_look_sha256 == SECOND_LOOK
+    assert look.boxes == (cap, NEIGHBOUR)
+
+
+async def test_looks_of_before_the_second_look_stay_what_they_are(site: Site) -> None:
+    await site.look([t / 2 for t in range(20)], NEIGHBOUR)
+    do(site.url, "UPDATE detections SET second_look_sha256 = NULL")
+    await site.judge(10)
+    assert "helmet.bare_head" not in {one["rule"] for one in site.violations()}
+    async with await psycopg.AsyncConnection.connect(site.url) as connection:
+        devices = await load_devices(connection)
+        span = NOW, NOW + timedelta(seconds=0.25)
+        (look,) = [one async for one in readings_of_devices(connection, devices, *span)]
+    assert isinstance(look, Detections)
+    assert (look.second_look_sha256, look.boxes) == (None, (NEIGHBOUR,))
 
 
 async def test_a_picture_that_is_gone_stops_nothing(site: Site) -> None:

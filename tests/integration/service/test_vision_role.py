@@ -21,11 +21,13 @@ import pytest
 
 from detectors.rules import Rules
 from device_profiles.native import microseconds
+from device_profiles.readings import Detections
 from device_profiles.sites import CameraSettings, Device
 from device_profiles.vocabulary import Kind
 from ingest.frame_store import FrameStore
 from ingest.frames import FrameWriter
 from ingest.pipeline import TimeLimits
+from ingest.store.readings import load_devices, readings_of_devices
 from ingest.store.worker import Worker, connect
 from simulators.camera import programme
 from smartsite.judge import Judge
@@ -33,7 +35,16 @@ from smartsite.roles import vision
 from smartsite.services import Whereabouts
 from smartsite.settings import DatabaseSettings, Settings, VisionSettings
 from tests.integration.service.roles import until
-from tests.integration.yard import SITE, arrivals_of, ask, register, routes_of, site_file, topic_of
+from tests.integration.yard import (
+    SITE,
+    arrivals_of,
+    ask,
+    do,
+    register,
+    routes_of,
+    site_file,
+    topic_of,
+)
 
 PICTURES = [picture.jpeg for picture in programme()[:31]]
 """A man with a bare head walks in and leaves."""
@@ -69,10 +80,12 @@ class Darkroom:
         return start
 
     @asynccontextmanager
-    async def looking(self) -> Any:
+    async def looking(self, worker: str = "vision") -> Any:
         stop = asyncio.Event()
         where = Whereabouts(pid=0, started=0.0, broker_url="", database_url=self.url)
-        task = asyncio.create_task(vision.run(self.settings, where, stop))
+        named = self.settings.vision.model_copy(update={"worker": worker})
+        settings = self.settings.model_copy(update={"vision": named})
+        task = asyncio.create_task(vision.run(settings, where, stop))
         try:
             yield task
         finally:
@@ -188,6 +201,90 @@ async def test_what_cannot_be_kept_up_with_is_skipped_and_said_with_the_next_loo
     assert room.skipped() == {"overload": 2 * len(PICTURES) - vision.PER_CAMERA}
     assert looks[0]["skipped"] == 2 * len(PICTURES) - vision.PER_CAMERA
     assert sum(look["skipped"] for look in looks[1:]) == 0
+
+
+async def test_pictures_of_events_are_looked_at_however_many_frames_came_since(
+    room: Darkroom,
+) -> None:
+    await room.hang(PICTURES * 2, every_s=0.1)
+    oldest = "SELECT observed_at FROM frame_queue ORDER BY 1 LIMIT 20"
+    times = [row["observed_at"] for row in ask(room.url, oldest)]
+    do(
+        room.url,
+        "UPDATE frame_queue SET event = true WHERE observed_at = ANY(%(times)s)",
+        {"times": times},
+    )
+    await room.until_looked()
+    events = [look for look in room.looks() if look["event"]]
+    assert [look["observed_at"] for look in events] == times
+    assert not any(look["still"] for look in events)
+    missed = 2 * len(PICTURES) - 20 - vision.PER_CAMERA
+    assert room.skipped() == {"overload": missed}
+    # What the stream missed is said by the stream's own next look.
+    told = [look["skipped"] for look in room.looks() if not look["event"]]
+    assert told == [missed, *[0] * (vision.PER_CAMERA - 1)]
+    seen = await readings(room)
+    assert [one.event for one in seen] == [look["event"] for look in room.looks()]
+
+
+async def readings(room: Darkroom) -> list[Detections]:
+    connection = await connect(room.url, "test")
+    async with connection, connection.transaction():
+        devices = [one for one in await load_devices(connection) if one.kind is Kind.CAMERA]
+        now = datetime.now(UTC)
+        found = readings_of_devices(connection, devices, now - timedelta(hours=1), now)
+        return [reading async for reading in found if isinstance(reading, Detections)]
+
+
+async def test_what_could_not_be_stored_is_looked_at_again_at_once(
+    room: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.hang(PICTURES[:5])
+    store, cuts = vision._store, 0
+
+    async def cut_once(*given: Any) -> None:
+        nonlocal cuts
+        cuts += 1
+        if cuts == 1:
+            ask(
+                room.url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'smartsite vision' AND datname = current_database()",
+            )
+        await store(*given)
+
+    monkeypatch.setattr(vision, "_store", cut_once)
+    monkeypatch.setattr(vision, "LEASE", timedelta(hours=1))
+    await room.until_looked()
+    assert cuts > 1
+    assert len(room.looks()) == 5
+    assert room.skipped() == {}
+
+
+async def test_a_second_process_stands_by_until_the_first_ends(
+    room: Darkroom, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lookers() -> list[str]:
+        rows = ask(
+            room.url,
+            "SELECT w.name FROM detections l JOIN workers w ON w.id = l.worker_id"
+            " ORDER BY l.received_at, l.observed_at",
+        )
+        return [row["name"] for row in rows]
+
+    locked = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1936548193"
+    mine = " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    async with room.looking():
+        await until(lambda: len(ask(room.url, locked + mine)) == 2, "the first looks")
+        async with room.looking("vision-2"):
+            await until(lambda: "another process looks" in caplog.text, "the second stands by")
+            await room.hang(PICTURES[:3])
+            await until(lambda: room.waiting() == 0, "all frames are looked at")
+    assert lookers() == ["vision"] * 3
+    async with room.looking("vision-2"):
+        await room.hang(PICTURES[3:6])
+        await until(lambda: room.waiting() == 0, "all frames are looked at")
+    assert lookers() == ["vision"] * 3 + ["vision-2"] * 3
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ class Desk:
     def frames(self) -> list[dict[str, Any]]:
         return ask(
             self.url,
-            "SELECT f.*, d.device, q.sha256 IS NOT NULL AS queued FROM frames f"
+            "SELECT f.*, d.device, q.sha256 IS NOT NULL AS queued, q.event FROM frames f"
             " JOIN devices d ON d.id = f.device_id LEFT JOIN frame_queue q"
             " USING (device_id, observed_at) ORDER BY observed_at",
         )
@@ -141,6 +141,7 @@ async def test_an_event_is_a_verdict_a_frame_and_a_message(desk: Desk) -> None:
     (frame,) = desk.frames()
     assert frame["sha256"] == event["frame_sha256"] == hashlib.sha256(ONE).digest()
     assert (frame["observed_at"], frame["bytes"], frame["queued"]) == (NOW, len(ONE), True)
+    assert frame["event"]
     assert desk.store.get(event["frame_sha256"]) == ONE
     # The bytes the verdict came from are proven by the segment, which holds their hash.
     (row,) = ask(desk.url, "SELECT body FROM segments")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -100,8 +100,10 @@ async def test_a_frame_is_kept_described_and_queued(easel: Easel) -> None:
     ]
     assert min(rows[0]["width"], rows[0]["height"]) > 100
     assert [easel.store.get(row["sha256"]) for row in rows] == [ONE, OTHER]
-    queued = ask(easel.url, "SELECT sha256, leased_until FROM frame_queue ORDER BY observed_at")
-    assert queued == [{"sha256": row["sha256"], "leased_until": None} for row in rows]
+    queued = ask(
+        easel.url, "SELECT sha256, leased_until, event FROM frame_queue ORDER BY observed_at"
+    )
+    assert [tuple(row.values()) for row in queued] == [(row["sha256"], None, False) for row in rows]
 
 
 async def test_the_segment_holds_hashes_in_the_place_of_pictures(easel: Easel) -> None:
@@ -174,20 +176,20 @@ async def test_a_time_that_is_not_believed(easel: Easel) -> None:
     assert "before its receipt" in rows[1]["detail"]
 
 
-def queue(easel: Easel, device: str, *seconds: int) -> int:
-    """Put frames into the queue, observed and received at these seconds."""
+def queue(easel: Easel, device: str, *seconds: int, events: Sequence[int] = ()) -> int:
+    """Put frames into the queue, and pictures of events, observed and received at these seconds."""
     (row,) = ask(
         easel.url,
         "INSERT INTO devices (site_id, device, kind, expected_every_s)"
         " VALUES ('yard', %(device)s, 'camera', 1) RETURNING id",
         {"device": device},
     )
-    for second in seconds:
+    for second in (*seconds, *events):
         do(
             easel.url,
-            "INSERT INTO frame_queue (device_id, observed_at, received_at, sha256)"
-            " VALUES (%(id)s, %(at)s, %(at)s, '')",
-            {"id": row["id"], "at": at(second)},
+            "INSERT INTO frame_queue (device_id, observed_at, received_at, sha256, event)"
+            " VALUES (%(id)s, %(at)s, %(at)s, '', %(event)s)",
+            {"id": row["id"], "at": at(second), "event": second in events},
         )
     return int(row["id"])
 
@@ -197,16 +199,22 @@ def at(second: float) -> datetime:
 
 
 def lease(
-    easel: Easel, now: float, per_camera: int = 2, at_most: int = 100
+    easel: Easel,
+    now: float,
+    per_camera: int = 2,
+    at_most: int = 100,
+    name: LiteralString = "lease_frames",
 ) -> list[tuple[str, int]]:
     rows = easel.run(
-        "lease_frames",
+        name,
         now=at(now),
         until=at(now + 30),
         per_camera=per_camera,
         at_most=at_most,
+        events_at_most=at_most,
         worker_id=1,
     )
+    assert {row[7] for row in rows} <= {name == "lease_events"}
     return sorted((row[2], round((row[3] - NOW).total_seconds())) for row in rows)
 
 
@@ -228,14 +236,52 @@ async def test_when_not_all_can_be_taken_the_newest_of_every_camera_come_first(
     assert lease(easel, now=10, at_most=2) == [("north", 9), ("south", 2)]
 
 
-async def test_what_was_held_by_a_worker_that_was_stopped_is_free_at_once(easel: Easel) -> None:
+async def test_what_was_held_when_the_looking_stopped_is_free_at_once(easel: Easel) -> None:
     queue(easel, "north", 1)
     assert lease(easel, now=10) == [("north", 1)]
+    assert lease(easel, now=11) == []
     with psycopg.connect(easel.url, autocommit=True) as connection:
-        connection.execute(SQL["release_leases"], {"worker_id": 2})
-        assert lease(easel, now=11) == []
-        connection.execute(SQL["release_leases"], {"worker_id": 1})
+        connection.execute(SQL["release_leases"])
     assert lease(easel, now=12) == [("north", 1)]
+
+
+async def test_one_session_looks_at_a_time(easel: Easel) -> None:
+    with psycopg.connect(easel.url, autocommit=True) as first:
+        assert first.execute(SQL["lock_looking"]).fetchone() == (True,)
+        assert first.execute(SQL["lock_looking"]).fetchone() == (True,)
+        assert easel.run("lock_looking") == [(False,)]
+
+
+async def test_pictures_of_events_are_leased_by_themselves_the_oldest_of_each_camera_first(
+    easel: Easel,
+) -> None:
+    queue(easel, "north", 8, 9, events=[1, 2, 3])
+    queue(easel, "south", 8, events=[5])
+    assert lease(easel, now=10) == [("north", 8), ("north", 9), ("south", 8)]
+    events: LiteralString = "lease_events"
+    assert lease(easel, now=10, at_most=3, name=events) == [
+        ("north", 1),
+        ("north", 2),
+        ("south", 5),
+    ]
+    assert lease(easel, now=11, at_most=3, name=events) == [("north", 3)]
+    assert lease(easel, now=12, name=events) == []
+    assert lease(easel, now=40.5, at_most=1, name=events) == [("north", 1)]
+
+
+async def test_the_picture_of_an_event_is_overtaken_by_no_frame_and_grows_too_old(
+    easel: Easel,
+) -> None:
+    for device in ("a", "b", "c", "d"):
+        queue(easel, device, 7, 8, events=[-200, 2, 3])
+    terms = {"now": at(10), "per_camera": 8, "at_most": 4}
+    terms |= {"too_old": at(5), "events_too_old": at(-100)}
+    skipped = easel.run("skip_overtaken", **terms)
+    assert [row[1:] for row in skipped] == [("event_too_old", 1), ("overload", 1)] * 4
+    left = ask(easel.url, "SELECT observed_at FROM frame_queue ORDER BY 1")
+    assert [row["observed_at"] for row in left] == [at(t) for t in (2, 3, 8) for _ in range(4)]
+    counted = ask(easel.url, "SELECT reason, sum(count)::int FROM frames_skipped GROUP BY 1")
+    assert {row["reason"]: row["sum"] for row in counted} == {"event_too_old": 4, "overload": 4}
 
 
 async def test_what_is_left_of_a_camera_is_never_older_than_what_was_taken(easel: Easel) -> None:
@@ -243,7 +289,8 @@ async def test_what_is_left_of_a_camera_is_never_older_than_what_was_taken(easel
     for device in ("a", "b", "c", "d"):
         queue(easel, device, 1, 2, 3)
     terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
-    assert [count for _, count in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
+    terms["events_too_old"] = at(0)
+    assert [count for *_, count in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
     assert lease(easel, now=10, per_camera=8, at_most=6) == [
         ("a", 3),
         ("b", 3),
@@ -262,7 +309,11 @@ async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel)
         {"until": at(20), "id": west},
     )
     terms = {"now": at(10), "per_camera": 3, "at_most": 100, "too_old": at(0)}
-    assert easel.run("skip_overtaken", **terms) == [(north, 2), (south, 1)]
+    terms["events_too_old"] = at(0)
+    assert easel.run("skip_overtaken", **terms) == [
+        (north, "overload", 2),
+        (south, "too_old", 1),
+    ]
     assert easel.run("skip_overtaken", **terms) == []
     left = ask(easel.url, "SELECT device_id, observed_at FROM frame_queue ORDER BY 1, 2")
     assert [(row["device_id"], row["observed_at"]) for row in left] == [
@@ -276,5 +327,5 @@ async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel)
     hour = NOW.replace(minute=0, second=0, microsecond=0)
     assert [tuple(row.values()) for row in skipped] == [
         (hour, north, "overload", 2),
-        (hour, south, "overload", 1),
+        (hour, south, "too_old", 1),
     ]

@@ -52,6 +52,12 @@ def test_an_episode_lasts_while_the_camera_is_unfit(
     assert episodes(said(drawn)) == expected
 
 
+def test_pictures_of_events_say_nothing_of_the_lens() -> None:
+    events = [look(t + 0.5, event=True) for t in range(8)]
+    timeline = sorted([*looks("..mmmm.."), *events], key=lambda one: one.observed_at)
+    assert episodes(run(detector(), timeline, end=8)[0]) == [(2, 6)]
+
+
 def test_a_finding_says_why_and_with_which_picture() -> None:
     opened, closed = said("..ddd..")
     assert (opened.rule, opened.kind, opened.subject) == ("device.camera", "device_health", "cam-1")

@@ -115,6 +115,8 @@ CRANES = Case(
 )
 
 PLACES = {"head": 0.8, "helmet": 0.8, "unsure": 0.4}
+# Helmets of which the second look said something.
+CAPS = {"cap": 0.1, "likely cap": 0.4, "believed": 0.9}
 LOOKS = [0, 0.2, 0.5, 0.5, 1, 2, 3, 5, 20]
 # How a look came about: as usual, of a still scene, of an unfit camera, after others were skipped.
 WAYS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
@@ -133,15 +135,20 @@ HELMETS = Case(
             t,
             *(
                 # Out of one another's reach, so that no track can ever take the other's head.
-                box("head" if label == "unsure" else label, PLACES[label], 300.0 * place)
+                box(
+                    "head" if label == "unsure" else "helmet" if label in CAPS else label,
+                    PLACES.get(label, 0.8),
+                    300.0 * place,
+                    second_look=CAPS.get(label),
+                )
                 for place, label in enumerate(labels)
                 if label
             ),
             **way,
         ),
         WAYS,
-        st.sampled_from([None, "head", "head", "helmet", "unsure"]),
-        st.sampled_from([None, "head", "helmet"]),
+        st.sampled_from([None, "head", "head", "helmet", "unsure", *CAPS]),
+        st.sampled_from([None, "head", "helmet", *CAPS]),
     ),
 )
 
@@ -439,6 +446,43 @@ def test_a_resumed_detector_finds_its_way_in_a_crowd(seed: int) -> None:
     assert len(calm) > 50
 
     for instant in calm[:: len(calm) // 10]:
+        since = max(instant - first.lookback, readings[0].observed_at)
+        rest = [reading for reading in readings if reading.observed_at >= since]
+        resumed = fed(HELMETS.make(since), rest, [], end)
+        expected, got = concerning(said, instant), concerning(resumed, instant)
+        assert bytes_of(findings_of(got)) == bytes_of(findings_of(expected))
+
+
+@pytest.mark.parametrize(("away", "violations"), [(12, 9), (13, 15), (14, 15)])
+def test_a_resumed_detector_waits_for_whom_the_uninterrupted_one_waits_for(
+    away: int, violations: int
+) -> None:
+    """Two who come and go, each held for 7 s; one of them is glimpsed in between."""
+    one = (("oooo" + "." * away) * 3).ljust(100, ".")
+    other = ("..oo.oo" + "." * 13 + "o" + "." * 30 + "oooo").ljust(100, ".")
+    readings: list[Reading] = [
+        look(
+            t / 2,
+            *[box("head", 0.8, 100)] * (one[t % len(one)] == "o"),
+            *[box("head", 0.8, 400)] * (other[t % len(other)] == "o"),
+        )
+        for t in range(3 * len(one))
+    ]
+    end = readings[-1].observed_at
+    first = HELMETS.make(None)
+    said: list[Said] = []
+    calm: list[datetime] = []
+    for reading in readings:
+        for tick in (reading.observed_at - timedelta(seconds=0.25), reading.observed_at):
+            said += first.advance(tick)
+            if first.settled_at is not None and not first.open:
+                calm.append(tick)
+        said += first.observe(reading)
+    said += first.finish(end)
+    assert len({finding.identity for finding in findings_of(said)}) == violations
+    assert len(calm) > 100
+
+    for instant in calm:
         since = max(instant - first.lookback, readings[0].observed_at)
         rest = [reading for reading in readings if reading.observed_at >= since]
         resumed = fed(HELMETS.make(since), rest, [], end)

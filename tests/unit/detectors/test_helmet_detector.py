@@ -39,13 +39,21 @@ def detector(rule: HelmetRule = RULE) -> HelmetDetector:
 def looks(
     drawn: str, x: float = 100.0, start: float = 0.0, speed: float = 0.0, score: float = 0.8
 ) -> list[Detections]:
-    """Two looks a second at one head: o bare, n helmeted, . not seen, s bare and a still scene."""
+    """Two looks a second at one head: o bare, n helmeted, . not seen, s bare and a still scene.
+
+    Of helmets a digit is what the second look says, in tenths; r repeats the last such box in a
+    still scene.
+    """
     readings = []
+    heard: float | None = None
     for i, letter in enumerate(drawn):
         where = x + speed * i * EVERY_S
-        label = {"o": "head", "s": "head", "n": "helmet"}.get(letter)
-        boxes = [] if label is None else [box(label, score, where)]
-        readings.append(look(start + i * EVERY_S, *boxes, still=letter == "s"))
+        label = {"o": "head", "s": "head", ".": None}.get(letter, "helmet")
+        if letter in "0123456789":
+            heard = int(letter) / 10
+        said = None if letter in "osn" else heard
+        boxes = [] if label is None else [box(label, score, where, second_look=said)]
+        readings.append(look(start + i * EVERY_S, *boxes, still=letter in "sr"))
     return readings
 
 
@@ -174,7 +182,7 @@ def test_a_better_score_outvotes_one_helmet_among_the_looks() -> None:
 @pytest.mark.parametrize(
     "unfit",
     [
-        Box("head", 0.49, (100, 100, 140, 140)),
+        Box("head", 0.43, (100, 100, 140, 140)),
         Box("head", math.nan, (100, 100, 140, 140)),
         Box("head", 0.9, (100, 100, 100, 140)),
         Box("head", 0.9, (100, 140, 140, 100)),
@@ -188,6 +196,22 @@ def test_unfit_boxes_are_not_looked_at(unfit: Box) -> None:
 
     assert findings == []
     assert spans(coverage) == [(0, 3, "warming_up"), (3, 10, None)]
+
+
+def test_a_steady_bare_head_above_the_operating_point_is_a_violation() -> None:
+    findings, _ = run(detector(), looks("ooooo", score=0.46))
+
+    assert len(findings) == 1
+
+
+def test_pictures_of_events_are_no_looks_at_the_scene() -> None:
+    bare = Box("head", 0.9, (100, 100, 140, 140))
+    events = [look(0.25 + t / 2, bare, event=True) for t in range(12)]
+    quiet = [look(t / 2) for t in range(12)]
+    findings, coverage = run(detector(), sorted(events + quiet, key=lambda one: one.observed_at))
+
+    assert findings == []
+    assert coverage == run(detector(), quiet)[1]
 
 
 def test_a_head_cut_by_the_edge_of_the_picture_counts() -> None:
@@ -244,6 +268,112 @@ def test_a_bare_head_beside_one_that_was_covered_is_another_violation() -> None:
     findings, _ = run(detector(), pictures, end=30)
 
     assert episodes(findings) == [(0, 1.5), (4, 5.5)]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        # Back 12.5 s after, within 3 s and 10 s together: confirmed later than that, but the same.
+        ("oooo" + "." * 24 + "oooo", [(0, 15.5)]),
+        ("oooo" + "." * 25 + "oooo", [(0, 1.5), (14.5, 16)]),
+        # Over and over.
+        (("oooo" + "." * 24) * 5, [(0, 57.5)]),
+        # Missed now and then when back.
+        ("oooo" + "." * 24 + "o..oo.oo", [(0, 17.5)]),
+        # Not confirmed within 5 s.
+        ("oooo" + "." * 24 + "o....o....oooo", [(0, 1.5), (19, 20.5)]),
+        # A glimpse is nobody.
+        ("oooo" + "." * 24 + "o", [(0, 1.5)]),
+        # The same where the head was covered all the while.
+        ("oooo" + "n" * 24 + "oooo", [(0, 15.5)]),
+        ("oooo" + "n" * 25 + "oooooo", [(0, 1.5), (14.5, 17)]),
+        ("oooo" + "n" * 24 + "onnnnn", [(0, 1.5)]),
+        # And where a cap was, or is, taken for a helmet.
+        ("1111" + "." * 24 + "1111", [(0, 15.5)]),
+        ("1111" + "." * 25 + "1111", [(0, 1.5), (14.5, 16)]),
+        ("oooo" + "." * 24 + "2416", [(0, 15.5)]),
+        ("oooo" + "9" * 24 + "1111", [(0, 15.5)]),
+    ],
+)
+def test_who_is_seen_again_in_time_is_waited_for(
+    drawn: str, expected: list[tuple[float, float | None]]
+) -> None:
+    assert ended(drawn)[1] == expected
+
+
+def test_what_may_still_go_on_is_neither_closed_nor_settled() -> None:
+    watch = detector()
+    run(watch, looks("oooo" + "." * 24 + "o"))  # last at 1.5, held until 14.5, back at 14
+
+    assert watch.advance(at(16.9)) == []
+    assert watch.settled_at == at(14)
+    assert run(watch, looks("ooo", start=14.5)) == ([], [])
+    assert episodes(findings_of(watch.finish(at(30)))) == [(0, 15.5)]
+
+    # Unless nobody comes: then when the track is gone, and by `linger` at the latest.
+    watch = detector()
+    run(watch, looks("oooo" + "." * 24 + "o"))
+    assert at(1.5) + watch.linger == at(19.5)
+    assert episodes(findings_of(watch.advance(at(17)))) == [(0, 1.5)]
+    assert watch.settled_at == at(17)
+    watch = detector(HelmetRule(max_gap_s=2))  # silence is noticed before
+    run(watch, looks("oooo" + "." * 24 + "o"))
+    assert findings_of(watch.advance(at(15.9))) == []
+    assert episodes(findings_of(watch.advance(at(16)))) == [(0, 1.5)]
+    assert watch.settled_at == at(16)
+
+
+def test_only_who_may_carry_an_episode_on_is_waited_for() -> None:
+    # A helmet came, and stays: for 5 s it might have been a mistake.
+    watch = detector()
+    run(watch, looks("oooo" + "." * 20 + "n" * 10))
+    assert findings_of(watch.advance(at(16.9))) == []
+    assert episodes(findings_of(watch.advance(at(17)))) == [(0, 1.5)]
+
+    # Two are away, and one is back: who carries one episode on is not the other.
+    watch = detector()
+    away = looks("oooo" + "." * 23)
+    run(watch, together(away, looks("oooo", x=180), looks("oooo", x=100, start=13.5)))
+    assert episodes(findings_of(watch.advance(at(15.1)))) == [(0, 1.5)]
+
+
+def test_who_came_from_afar_goes_on_where_they_are_bare() -> None:
+    pictures = together(
+        looks("oooo" + "." * 40),
+        looks("nn", x=400, speed=-220, start=7, score=0.6),
+        looks("oooo", x=180, start=8),
+    )
+    assert episodes(run(detector(), pictures, end=40)[0]) == [(0, 9.5)]
+
+
+def test_what_would_be_confirmed_anew_goes_on() -> None:
+    """Bare on few of the looks, but well seen: the helmets between are not."""
+    heads, helmets = looks("o.." * 20, score=0.9), looks(".nn" * 20, score=0.6)
+    findings, _ = run(detector(HelmetRule(sightings=2)), together(heads, helmets), end=60)
+    assert episodes(findings) == [(0, 28.5)]
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        # One stays; the other is back in time, and too late.
+        ("o" * 32, [(0, 15.5), (0, 15.5)]),
+        # Both are away: each goes on where it was; one of them comes too late.
+        ("oooo" + "." * 24 + "oooo", [(0, 15.5), (0, 15.5)]),
+        ("oooo" + "." * 26 + "oooo", [(0, 1.5), (0, 15.5), (15, 16.5)]),
+        # The other was not bare-headed before.
+        ("nnnn" + "n" * 24 + "nnnn", [(0, 15.5)]),
+    ],
+)
+def test_of_two_who_stand_side_by_side_each_goes_on(
+    beside: str, expected: list[tuple[float, float | None]]
+) -> None:
+    away = looks("oooo" + "." * 24 + "oooo", x=100)
+    empty = looks("." * 80)
+
+    findings, _ = run(detector(), together(empty, away, looks(beside, x=180)))
+
+    assert sorted(episodes(findings)) == expected
 
 
 def test_coverage_needs_enough_looks() -> None:
@@ -436,3 +566,96 @@ def test_what_was_skipped_is_the_reason_where_looks_are_too_few() -> None:
     pictures = [look(3.0 * t, skipped=5) for t in range(6)]
     _, coverage = run(detector(), pictures, end=15)
     assert spans(coverage) == [(0, 6, "warming_up"), (6, 15, "frames_skipped")]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        # A cap that the detector takes for a helmet: confirmed like a bare head, once.
+        ("1111", [(0, 1.5)]),
+        ("1" * 60, [(0, 29.5)]),
+        ("111", []),
+        ("1.11.1", [(0, 2.5)]),
+        # Looks on which it was not asked follow the others.
+        ("1n1n", [(0, 1.5)]),
+        # All answers together decide: sure ones weigh more.
+        ("2416", [(0, 1.5)]),
+        ("99199", []),
+        ("9" * 4 + "n" * 19 + "1" + "9" + "n" * 18, []),
+        ("9" * 4 + "n" * 19 + "1" + "n" * 19, []),
+        ("5555555", []),
+        # One answer decides nothing.
+        ("1nnnnn", []),
+        ("1nnnn1", [(0, 2.5)]),
+        # Before the first doubt it was a helmet, and no better seen: that has to leave the looks.
+        ("9111111", [(0.5, 3)]),
+        # Seen now as a head, now as a helmet.
+        ("o1o1o1", [(0, 2.5)]),
+        ("ononon", []),
+        ("o9o9o9", []),
+        # A still scene repeats what was heard, and its helmets with it: no further answers.
+        ("1rrr", []),
+        ("1rr1rr1rrrrrrr", [(0, 6.5)]),
+        ("1rr9rrrrrr", []),
+        ("1rnnnn", []),
+        ("1rrrrrnnnn", []),
+        ("o1rn", []),
+        # A helmet is put on, and the cap again.
+        ("1111" + "9" * 20, [(0, 2.5)]),
+        ("11111111" + "9" * 8 + "11111111", [(0, 11.5)]),
+    ],
+)
+def test_a_cap_is_told_from_a_helmet_by_all_that_was_heard_of_its_track(
+    drawn: str, expected: list[tuple[float, float | None]]
+) -> None:
+    assert ended(drawn)[1] == expected
+
+
+def test_a_finding_on_a_cap_says_what_both_looks_said() -> None:
+    findings, _ = ended("1n2n12")
+
+    opened, closed = findings
+    assert opened.evidence[0].boxes == (("head", 0.8, 100, 100, 140, 140),)
+    assert [one.values for one in closed.evidence] == [
+        {"score": 0.8, "second_look": 0.1},
+        {"score": 0.8},
+        {"score": 0.8, "second_look": 0.2},
+        {"score": 0.8},
+        {"score": 0.8, "second_look": 0.2},
+    ]
+    assert opened.measured == {"score": 0.8, "sightings": 4}
+
+
+def test_one_cap_does_not_bare_the_helmet_beside_it() -> None:
+    pictures = together(looks("111111", x=100), looks("999999", x=300), looks("nnnnnn", x=500))
+
+    findings, _ = run(detector(), pictures, end=10)
+
+    assert {one.subject.partition("@")[2] for one in findings} == {"120,120"}
+
+
+def test_a_cap_that_may_yet_be_confirmed_keeps_the_detector_open() -> None:
+    watch = detector()
+    run(watch, looks("999n"))
+    assert not watch.open
+    run(watch, looks("1", start=2))
+    assert watch.open
+    run(watch, looks("9nnnnn", start=2.5))
+    assert not watch.open
+
+
+def test_a_cap_nobody_wears_is_no_sighting() -> None:
+    lying = box("helmet", 0.9, 600, 300, second_look=0.1)
+    assert not confirmed(person(0.9, 100), lying)
+
+
+def test_a_helmet_in_the_hand_does_not_stand_in_for_a_cap() -> None:
+    cap, held = box("helmet", 0.8, 120, 100, second_look=0.1), box("helmet", 0.95, 150, 145)
+    assert confirmed(person(0.9, 100), cap, held)
+    pictures = [look(t / 2, person(0.9, 100), cap, held) for t in range(8)]
+    findings, _ = run(detector(), pictures, end=4)
+    assert {one.subject.partition("@")[2] for one in findings} == {"140,120"}
+
+
+def test_what_the_second_look_said_of_a_head_changes_nothing() -> None:
+    assert confirmed(box("head", 0.8, 100, second_look=0.99))

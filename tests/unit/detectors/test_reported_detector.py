@@ -43,6 +43,9 @@ def verdict(*readings: Reading) -> str:
     [
         ("no_helmet", [HEAD], "confirmed"),
         ("no_helmet", [HELMET], "contradicted"),
+        # Of one picture, what the second look said of it decides.
+        ("no_helmet", [box("helmet", 0.9, 100, second_look=0.9)], "contradicted"),
+        ("no_helmet", [box("helmet", 0.9, 100, second_look=0.1)], "confirmed"),
         ("no_helmet", [], "contradicted"),
         ("no_helmet", [box("head", 0.4, 100)], "contradicted"),
         ("no_vest", [box("no_vest", 0.8, 100)], "confirmed"),

@@ -80,8 +80,15 @@ def crane(
     )
 
 
-def box(label: str, score: float, x: float, y: float = 100.0, size: float = 40.0) -> Box:
-    return Box(label, score, (x, y, x + size, y + size))
+def box(
+    label: str,
+    score: float,
+    x: float,
+    y: float = 100.0,
+    size: float = 40.0,
+    second_look: float | None = None,
+) -> Box:
+    return Box(label, score, (x, y, x + size, y + size), second_look)
 
 
 def person(
@@ -96,6 +103,7 @@ def look(
     still: bool = False,
     unfit: Unfit | None = None,
     skipped: int = 0,
+    event: bool = False,
 ) -> Detections:
     return Detections(
         site=SITE,
@@ -112,6 +120,7 @@ def look(
         unfit=unfit,
         fitness={} if unfit is None else {"light": 12.0},
         skipped=skipped,
+        event=event,
     )
 
 

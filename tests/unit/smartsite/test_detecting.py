@@ -1,5 +1,6 @@
 """What `smartsite detect` looks at: files of all sorts, as people see them."""
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from alerts.concealing import Concealed
 from detectors.vision.boxes import overlaps
 from detectors.vision.crops import SIDE
 from detectors.vision.model import Model
@@ -24,6 +26,7 @@ from smartsite.detecting import (
     annotated,
     annotated_path,
     as_json,
+    bystanders,
     frames_of,
     look_at,
     sources,
@@ -109,6 +112,17 @@ def test_pictures_of_other_kinds_and_other_names(model: Model, put: Put, kind: s
     assert sorted(labels(seen)) == ["head", "no_vest", "person"]
 
 
+@pytest.mark.parametrize(("value", "size"), [(1, (2_002, 2_001)), (6, (2_001, 2_002))])
+def test_a_nearly_square_photograph_has_the_sides_its_tag_says(
+    model: Model, put: Put, value: int, size: tuple[int, int]
+) -> None:
+    # Shrunk to a half for the model, it is square.
+    image = cv2.resize(image_of(BARE), (2_002, 2_001)).astype(np.uint8)
+    path = put("photo.jpg", with_orientation(encoded(".jpg", image), value))
+    seen = only(path, Eye(model))
+    assert (seen.width, seen.height) == size
+
+
 def with_orientation(jpeg: bytes, value: int) -> bytes:
     """A JPEG whose EXIF tag says how it has to be turned."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, value, 0)
@@ -151,6 +165,7 @@ def test_a_photograph_is_looked_at_upright(
         (b"hello", "neither a picture"),
         (b"#EXTM3U\nother.ts\n" + bytes(300), "neither a picture"),
         (BARE.read_bytes()[:20_000], "cut off"),
+        (BARE.read_bytes()[:20_000] + b"\xff\xd9", "cut off"),
         (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 60_000, 60_000), "claims"),
         (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 0, 5), "0 × 5"),
         (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + struct.pack(">II", 50, 50), "decoded"),
@@ -161,10 +176,20 @@ def test_a_photograph_is_looked_at_upright(
         (b"RIFF" + bytes(4) + b"WEBPVP8L" + bytes(5) + b"\x00" * 4, "decoded"),
         (b"RIFF" + bytes(4) + b"WEBPVP8 " + bytes(10) + b"\xff" * 4, "claims"),
         (b"\x00\x00\x00\x18ftypmp42" + bytes(50), "cannot be opened"),
+        (b"\x00\x00\x00\x18ftypheic" + bytes(50), "HEIC or AVIF"),
+        (b"\x00\x00\x00\x18ftypavif" + bytes(50), "HEIC or AVIF"),
+        (b"\x00\x00\x00\x18ftypmif1" + bytes(50), "HEIC or AVIF"),
+        # A description of a stream, whose first bytes are those of another container.
+        (b"G" + b" " * 187 + b"G\nv=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n", "opened"),
     ],
 )
 def test_what_cannot_be_looked_at_says_why(model: Model, put: Put, data: bytes, said: str) -> None:
     assert said in fault(put("file", data), Eye(model))
+
+
+def test_a_picture_that_lacks_its_end_marker_alone_is_looked_at(model: Model, put: Put) -> None:
+    path = put("unended.jpg", BARE.read_bytes()[:-2])
+    assert only(path, Eye(model)).found == only(BARE, Eye(model)).found
 
 
 def test_every_picture_of_a_webp_or_bitmap_has_the_size_it_says(model: Model, put: Put) -> None:
@@ -212,6 +237,60 @@ def test_a_video_that_breaks_off_says_where(model: Model, video: Path, put: Put)
     assert isinstance(last, Unreadable)
 
 
+@pytest.mark.parametrize(
+    "name", ["10:21:00.avi", "concat:x.avi", "pipe:0", os.fsdecode(b"\xff\xfe.avi")]
+)
+def test_a_video_may_have_any_name(
+    model: Model, video: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    video.rename(video.with_name(name))
+    monkeypatch.chdir(video.parent)
+    assert frames_of(Path(name)) == 7
+    assert len(list(look_at(Path(name), Eye(model), every=6))) == 2
+
+
+CONTAINERS = [
+    ("avi", "MJPG"),
+    ("mkv", "MJPG"),
+    ("webm", "VP80"),
+    ("mp4", "mp4v"),
+    ("mpg", "MPG1"),
+    ("ts", "mp4v"),
+]
+
+
+def written(path: Path, kind: str) -> bytes:
+    """A video of forty frames, as FFmpeg writes it."""
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*kind), 25, (160, 96)
+    )
+    noise = np.random.default_rng(1).integers(0, 256, (96, 160, 3), np.uint8)
+    for number in range(40):
+        writer.write(np.roll(noise, 3 * number, axis=1))
+    writer.release()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("ending", "kind"), CONTAINERS)
+def test_a_video_of_any_container_and_name_is_looked_at_to_its_end(
+    model: Model, tmp_path: Path, put: Put, ending: str, kind: str
+) -> None:
+    path = put("noname", written(tmp_path / f"clip.{ending}", kind))
+    found = list(look_at(path, Eye(model), every=39))
+    assert [seen.frame for seen in found] == [0, 39]
+    assert all(isinstance(seen, Seen) for seen in found)
+
+
+@pytest.mark.parametrize(("ending", "kind"), CONTAINERS[:4])
+def test_half_a_video_is_told_whatever_its_name(
+    model: Model, tmp_path: Path, put: Put, ending: str, kind: str
+) -> None:
+    data = written(tmp_path / f"clip.{ending}", kind)
+    *_, last = look_at(put("noname", data[: len(data) // 2]), Eye(model), every=39)
+    assert isinstance(last, Unreadable)
+    assert "of 40" in last.error or "opened" in last.error
+
+
 # --- which files -------------------------------------------------------------------------------
 
 
@@ -233,6 +312,47 @@ def test_folders_are_searched_in_order_and_what_is_missing_is_told(put: Put) -> 
         empty,
         root / "nothing",
     ]
+
+
+def test_a_folder_that_cannot_be_entered_is_told(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put("pictures/a/1.jpg", b"").parents[1]
+    put("pictures/b/2.jpg", b"")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert list(sources([root])) == [
+        Unreadable(root / "a", "Permission denied"),
+        Source(root / "b/2.jpg", Path("pictures/b/2.jpg")),
+    ]
+    assert list(sources([root / "a"])) == [Unreadable(root / "a", "Permission denied")]
+
+
+def test_only_files_are_opened_and_nothing_is_waited_for(model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    os.mkfifo(folder / "a-pipe.jpg")
+    (folder / "b-link.jpg").symlink_to(BARE)
+    (folder / "c-loop.jpg").symlink_to(folder / "c-loop.jpg")
+    (folder / "d-folders").symlink_to(folder, target_is_directory=True)
+    (folder / "e-gone.jpg").symlink_to(folder / "nothing")
+    (folder / "f-device.mp4").symlink_to("/dev/zero")
+    pipe = folder / "a-pipe.jpg"
+    assert list(sources([folder, pipe])) == [
+        Unreadable(pipe, "is no file"),
+        Source(folder / "b-link.jpg", Path("pictures/b-link.jpg")),
+        Unreadable(folder / "c-loop.jpg", "is not there"),
+        Unreadable(folder / "e-gone.jpg", "is not there"),
+        Unreadable(folder / "f-device.mp4", "is no file"),
+        Unreadable(pipe, "is no file"),
+    ]
+    # One that took a file's place meanwhile.
+    assert fault(pipe, Eye(model)) == "is no file"
+    assert frames_of(pipe) == 1
 
 
 # --- the second look ---------------------------------------------------------------------------
@@ -261,6 +381,46 @@ def test_the_second_look_takes_a_helmet_away(model: Model, share: float, label: 
     assert crop.shape == (SIDE, SIDE, 3)
     shares = {found.box.label: found.second_look for found in seen.found}
     assert shares == {label: share, "person": None, "vest": None}
+
+
+class Flickering:
+    """Doubts every third time."""
+
+    least = 0.5
+
+    def __init__(self, usual: float, seldom: float) -> None:
+        self.usual, self.seldom = usual, seldom
+        self.asked = 0
+
+    def __call__(self, crops: Sequence[Image], /) -> list[float]:
+        self.asked += len(crops)
+        return [self.usual if self.asked % 3 else self.seldom] * len(crops)
+
+
+@pytest.fixture
+def worn(tmp_path: Path) -> Path:
+    """Nine frames of one helmet."""
+    path = tmp_path / "worn.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 2, (768, 432))
+    for _ in range(9):
+        writer.write(image_of(HELMET))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(("usual", "seldom", "label"), [(0.9, 0.3, "helmet"), (0.1, 0.7, "head")])
+def test_on_a_video_the_verdict_is_by_all_that_was_heard_of_a_head(
+    model: Model, worn: Path, usual: float, seldom: float, label: str
+) -> None:
+    look = Flickering(usual, seldom)
+    found = [seen for seen in look_at(worn, Eye(model, second_look=look)) if isinstance(seen, Seen)]
+    assert look.asked == len(found) == 9  # of every frame, and told as it was said
+    heads = [next(f for f in seen.found if f.second_look is not None) for seen in found]
+    assert [each.second_look for each in heads] == [usual, usual, seldom] * 3
+    assert {each.box.label for each in heads} == {label}
+    # With a least score nothing is decided.
+    raw = list(look_at(worn, Eye(model, 0.4, Flickering(usual, seldom))))
+    assert all("helmet" in labels(seen) for seen in raw if isinstance(seen, Seen))
 
 
 def test_the_second_look_leaves_a_bare_head_bare(model: Model) -> None:
@@ -316,6 +476,49 @@ def test_boxes_are_drawn_on_a_copy() -> None:
     assert not image.any()
     assert drawn[40, 70].any()
     assert not drawn[60, 70].any()
+
+
+LEAST = {"helmet": 0.4, "head": 0.4, "person": 0.4}
+HAT = Box("helmet", 0.8, (100, 100, 140, 140))
+HAIR = Box("head", 0.8, (300, 100, 340, 140))
+
+
+def test_of_all_heads_only_bare_ones_stay_readable() -> None:
+    people = [Box("person", 0.9, (x, 95, x + 80, 300)) for x in (80, 280, 480)]
+    (hat, unseen), kept = bystanders([HAT, HAIR, *people], LEAST)
+    assert kept == (HAIR.box,)
+    assert hat == HAT.box
+    assert unseen[0] > 480
+    assert unseen[3] < 160
+
+
+@pytest.mark.parametrize(("score", "hidden"), [(0.3, True), (0.7, True), (0.9, False)])
+def test_of_a_helmet_and_a_head_in_one_place_the_better_counts(score: float, hidden: bool) -> None:
+    both = [HAT, Box("head", score, (102, 100, 142, 141))]
+    assert bool(bystanders(both, LEAST).hidden) is hidden
+
+
+def test_what_does_not_count_hides_nothing() -> None:
+    boxes = [Box("helmet", 0.2, HAT.box), Box("vest", 0.9, HAT.box)]
+    assert bystanders(boxes, LEAST) == Concealed()
+
+
+@pytest.mark.parametrize("min_score", [None, 0.01, 0.95])
+def test_who_is_hidden_does_not_depend_on_what_is_asked_for(
+    model: Model, min_score: float | None
+) -> None:
+    seen = only(HELMET, Eye(model, min_score))
+    (hidden,) = seen.concealed.hidden
+    (helmet,) = (each.box for each in only(HELMET, Eye(model)).found if each.box.label == "helmet")
+    assert hidden == helmet.box
+    assert only(BARE, Eye(model, min_score)).concealed.hidden == ()
+
+
+def test_hidden_heads_are_unreadable_on_the_copy_alone() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    drawn = annotated(image, [], Concealed((HAT.box,)))
+    assert drawn[100:140, 100:140].std() < image[100:140, 100:140].std() / 4
+    assert (drawn[160:] == image[160:]).all()
 
 
 def test_copies_have_names_of_their_own() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -12,18 +15,24 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_box
+from prometheus_client import REGISTRY
 
-from detectors.vision.model import Model
+from detectors.rules import HelmetRule, Rules
+from detectors.vision.model import SHIPPED, Model
 from detectors.vision.picture import Image
 from detectors.vision.second_look import SecondLook
 from device_profiles.readings import Box, Unfit
 from ingest.frame_store import FrameStore
 from simulators.camera import programme
 from smartsite.eyes import KEEP_SCENES, RUNS, Eyes, Leased, Look, Scene, with_skipped
+from smartsite.roles.vision import as_message, scores_apart
+from smartsite.settings import Settings, VisionSettings
 
 T0 = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 HEAD = Box("head", 0.9, (100.0, 100.0, 140.0, 140.0))
 PERSON = Box("person", 0.9, (100.0, 100.0, 180.0, 340.0))
+HELMET = Box("helmet", 0.8, HEAD.box)
 WHOLE = {"tiles": "off"}
 ZONE = WHOLE | {
     "zone": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1]], "no_entry": True, "vest": False}]
@@ -36,13 +45,16 @@ class Seer:
     side = 416
     sha256 = "ab" * 32
 
-    def __init__(self, *boxes: Box) -> None:
+    def __init__(self, *boxes: Box, points: Mapping[str, float] | None = None) -> None:
         self.boxes = list(boxes)
+        self.operating_point = points or {"head": 0.42, "helmet": 0.42, "person": 0.4}
+        self.least: set[float] = set()
         self.batches: list[int] = []
         self.parts = 0
 
     def look_at_many(self, pictures: Sequence[bytes], least: float) -> list[list[Box]]:
         self.batches.append(len(pictures))
+        self.least.add(least)
         return [list(self.boxes) for _ in pictures]
 
     def see(self, image: Image, least: float, *, every: bool = False) -> list[Box]:
@@ -71,11 +83,17 @@ class Stand:
         self.eyes = Eyes(cast("Model", self.seer), self.store, 0.3)
 
     def frame(
-        self, second: float, jpeg: bytes, camera: int = 1, plan: Mapping[str, Any] | None = None
+        self,
+        second: float,
+        jpeg: bytes,
+        camera: int = 1,
+        plan: Mapping[str, Any] | None = None,
+        *,
+        event: bool = False,
     ) -> Leased:
         sha256 = self.store.put(jpeg)
         at = T0 + timedelta(seconds=second)
-        return Leased(camera, "s", f"cam-{camera}", at, at, sha256, plan or WHOLE)
+        return Leased(camera, "s", f"cam-{camera}", at, at, sha256, plan or WHOLE, event)
 
     def look(self, *frames: Leased) -> list[Look]:
         looks = []
@@ -125,6 +143,7 @@ class Doubter:
     """A second look that says what it is told to."""
 
     least = 0.5
+    sha256 = "cd" * 32
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -135,30 +154,79 @@ class Doubter:
         return [self.share] * len(crops)
 
 
-@pytest.mark.parametrize(("share", "label", "asked"), [(0.9, "helmet", 2), (0.2, "head", 24)])
+def doubted() -> float:
+    return REGISTRY.get_sample_value("smartsite_helmets_doubted_total") or 0.0
+
+
+@pytest.mark.parametrize(
+    ("share", "asked"),
+    # Believed after four answers, it is asked for again ten seconds after the last.
+    [(0.90049, [0, 1, 2, 3, 23]), (0.2, list(range(24)))],
+)
 def test_a_helmet_is_looked_at_twice_until_it_is_believed(
-    stand: Stand, share: float, label: str, asked: int
+    stand: Stand, share: float, asked: list[int]
 ) -> None:
     doubter = Doubter(share)
-    seer = Seer(PERSON, Box("helmet", 0.8, HEAD.box))
+    seer = Seer(PERSON, HELMET)
     eyes = Eyes(cast("Model", seer), stand.store, 0.3, cast("SecondLook", doubter))
+    assert eyes.second_look_sha256 == doubter.sha256
     # Two scenes in turn: each picture goes to the model.
     pictures = [programme()[n].jpeg for n in (31, 35)]
+    before = doubted()
+    heard = {}
     for turn in range(24):
         ((_, look),) = eyes.look([stand.frame(turn / 2, pictures[turn % 2])])
         assert isinstance(look, Look)
         assert not look.still
-        assert look.boxes == (PERSON, Box(label, 0.8, HEAD.box))
-    # Believed, it is asked for again after ten seconds.
-    assert doubter.asked == [1] * asked
+        # What the detector said stays as it is.
+        person, helmet = look.boxes
+        assert (person, helmet.label, helmet.score, helmet.box) == (
+            PERSON,
+            *HELMET.as_row()[:2],
+            HEAD.box,
+        )
+        if helmet.second_look is not None:
+            heard[turn] = helmet.second_look
+    assert heard == dict.fromkeys(asked, round(share, 3))
+    assert doubter.asked == [1] * len(asked)
+    assert doubted() - before == (len(asked) if share < doubter.least else 0)
+
+
+@pytest.mark.parametrize(("share", "runs"), [(0.9, 1), (0.2, RUNS)])
+def test_a_still_scene_with_what_may_be_a_cap_is_looked_at_again(
+    stand: Stand, share: float, runs: int
+) -> None:
+    doubter = Doubter(share)
+    eyes = Eyes(cast("Model", Seer(HELMET)), stand.store, 0.3, cast("SecondLook", doubter))
+    looks = [look for t in range(18) for _, look in eyes.look([stand.frame(t / 2, still())])]
+    assert doubter.asked == [1] * runs
+    assert [look.still for look in looks if isinstance(look, Look)].count(False) == runs
+    # Repeated with what was heard.
+    assert {look.boxes for look in looks if isinstance(look, Look)} == {
+        (Box("helmet", 0.8, HEAD.box, share),)
+    }
 
 
 def test_bare_heads_and_weak_helmets_are_not_looked_at_twice(stand: Stand) -> None:
     doubter = Doubter(0.1)
     seer = Seer(HEAD, Box("helmet", 0.2, HEAD.box))
     eyes = Eyes(cast("Model", seer), stand.store, 0.1, cast("SecondLook", doubter))
-    eyes.look([stand.frame(0, still())])
+    ((_, look),) = eyes.look([stand.frame(0, still())])
     assert doubter.asked == []
+    assert isinstance(look, Look)
+    assert look.boxes == tuple(seer.boxes)
+
+
+def test_a_message_says_what_both_looks_said(stand: Stand) -> None:
+    (look,) = stand.look(stand.frame(0, still()))
+    asked = replace(look, boxes=(PERSON, replace_box(HELMET, second_look=0.125)))
+    topic, payload = as_message(asked, "ab" * 32, "cd" * 32)
+    said = json.loads(payload)
+    assert topic == b"site/s/camera/cam-1/detections"
+    assert (said["model_sha256"], said["second_look_sha256"]) == ("ab" * 32, "cd" * 32)
+    assert said["boxes"][1] == [*HELMET.as_row(), 0.125]
+    assert tuple(Box.of_row(row) for row in said["boxes"]) == asked.boxes
+    assert "second_look_sha256" not in json.loads(as_message(look, "ab" * 32)[1])
 
 
 def test_frames_of_several_cameras_go_to_the_model_together(stand: Stand) -> None:
@@ -228,6 +296,130 @@ def test_scenes_are_handed_out_and_outlive_a_restart(tmp_path: Path, stand: Stan
 
 def test_settings_of_a_later_version_do_not_stop_the_looking(stand: Stand) -> None:
     assert stand.watch([0], still(), {"unheard_of": 1})
+
+
+def cropped() -> bytes:
+    """What an AI box sends of the scene: a part of it, drawn on."""
+    picture = cv2.imdecode(np.frombuffer(still(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    crop = np.ascontiguousarray(picture[40:240, 100:300])
+    cv2.rectangle(crop, (20, 20), (120, 160), (0, 0, 255), 4)
+    return cv2.imencode(".jpg", crop)[1].tobytes()
+
+
+def test_a_turned_lens_is_found_among_pictures_of_events(stand: Stand) -> None:
+    last = None
+    for second in range(40):
+        if second % 2:
+            stand.look(stand.frame(second + 0.5, cropped(), event=True))
+        # The scene, and from the twelfth second on the same mirrored.
+        jpeg = programme()[31 + second % 12].jpeg
+        if second >= 12:
+            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            assert picture is not None
+            jpeg = cv2.imencode(".jpg", np.ascontiguousarray(picture[::-1, ::-1]))[1].tobytes()
+        (last,) = stand.look(stand.frame(second, jpeg))
+    assert last is not None
+    assert last.unfit is Unfit.MOVED
+
+
+def test_pictures_of_events_leave_the_gate_alone_and_pass_none(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, HEAD)
+    (first,) = stand.look(stand.frame(0, still()))
+    events = [stand.frame(0.1 * turn, cropped(), event=True) for turn in (1, 2, 3)]
+    looks = stand.look(*events)
+    # Nothing of one depends on another: the model sees them together.
+    assert stand.seer.batches == [1, 3]
+    looks += stand.look(stand.frame(1, still()))
+    assert [look.still for look in (first, *looks)] == [False, False, False, False, True]
+    assert [look.frame.event for look in looks] == [True, True, True, False]
+
+
+def test_a_dark_camera_says_nothing_of_the_picture_of_an_event(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, HEAD)
+    assert stand.watch([0, 1, 2, 3], night())[-1].unfit is Unfit.DARK
+    (look,) = stand.look(stand.frame(3.5, cropped(), event=True))
+    assert (look.boxes, look.unfit, look.fitness) == ((HEAD,), None, {})
+
+
+def test_pictures_of_events_are_looked_at_whole_and_tell_nothing_of_the_size_of_heads(
+    tmp_path: Path,
+) -> None:
+    small = [Box("head", 0.9, (10.0 * n, 0.0, 10.0 * n + 6, 6.0)) for n in range(12)]
+    stand = Stand(tmp_path, *small)
+    picture = cv2.imdecode(np.frombuffer(still(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    large = cv2.imencode(".jpg", cv2.resize(picture, (1920, 1080)))[1].tobytes()
+    plan = {"tiles": "auto"}
+    for second in range(4):
+        stand.look(stand.frame(second, large, plan=plan, event=True))
+    assert (stand.seer.parts, stand.seer.batches) == (0, [1] * 4)
+    # What the stream shows is still to be found out, by a look in tiles.
+    stand.look(stand.frame(5, large, plan=plan))
+    assert stand.seer.parts > 0
+
+
+def test_each_helmet_on_the_picture_of_an_event_is_looked_at_twice(stand: Stand) -> None:
+    doubter = Doubter(0.9)
+    eyes = Eyes(cast("Model", Seer(HELMET)), stand.store, 0.3, cast("SecondLook", doubter))
+    for second in range(6):
+        ((_, look),) = eyes.look([stand.frame(second, cropped(), event=True)])
+        assert isinstance(look, Look)
+        assert look.boxes == (Box("helmet", 0.8, HEAD.box, 0.9),)
+    # And what was heard there counts for no head of the stream.
+    eyes.look([stand.frame(6, still())])
+    assert doubter.asked == [1] * 7
+
+
+def test_a_camera_of_events_alone_has_no_scene(stand: Stand) -> None:
+    frame = stand.frame(0, cropped(), event=True)
+    assert stand.eyes.strangers([frame]) == []
+    stand.look(frame)
+    assert stand.eyes.strangers([stand.frame(1, still())]) == [1]
+
+
+def test_a_message_says_that_a_picture_was_of_an_event(stand: Stand) -> None:
+    (look,) = stand.look(stand.frame(0, cropped(), event=True))
+    assert json.loads(as_message(look, "ab" * 32)[1])["event"] is True
+    (look,) = stand.look(stand.frame(1, still()))
+    assert "event" not in json.loads(as_message(look, "ab" * 32)[1])
+
+
+@pytest.mark.parametrize(("point", "least"), [(0.2, 0.2), (0.5, 0.3)])
+def test_no_box_at_the_operating_point_is_lost(stand: Stand, point: float, least: float) -> None:
+    seer = Seer(points={"head": point, "helmet": 0.6})
+    eyes = Eyes(cast("Model", seer), stand.store, 0.3)
+    eyes.look([stand.frame(0, still())])
+    assert eyes.min_score == least
+    assert seer.least == {least}
+
+
+def test_a_rule_that_counts_other_scores_than_the_model_was_measured_for_is_told() -> None:
+    settings = Settings(data_dir=Path("unused"))
+    shipped = tomllib.loads(SHIPPED.with_suffix(".toml").read_text("utf-8"))["operating_point"]
+    helmet, reported = settings.rules.helmet, settings.rules.reported
+    assert {helmet.min_score, reported.min_score} == {shipped["helmet"], shipped["head"]}
+    assert scores_apart(shipped, 0.3, settings) == []
+    rules = Rules(helmet=HelmetRule(min_score=0.25))
+    (line,) = scores_apart(shipped, 0.3, settings.model_copy(update={"rules": rules}))
+    assert line.startswith("rules.helmet.min_score is 0.25, but no box below 0.3")
+    own = settings.model_copy(update={"vision": VisionSettings(model=Path("mine.onnx"))})
+    assert [
+        line.split(" is ")[0] for line in scores_apart({"head": 0.2, "helmet": 0.35}, 0.2, own)
+    ] == ["rules.helmet.min_score", "rules.reported.min_score"]
+    assert scores_apart({"head": 0.35, "helmet": 0.5}, 0.3, own)[1:] == []
+
+
+def test_what_became_of_events_is_not_counted_with_the_stream(stand: Stand) -> None:
+    event, frame = stand.frame(0, cropped(), event=True), stand.frame(1, still())
+    looks = stand.look(event, frame)
+    skipped = Counter({1: 5})
+    counted = with_skipped([(event, "missing"), (event, looks[0]), (frame, looks[1])], skipped)
+    assert [look if isinstance(look, str) else look.skipped for _, look in counted] == [
+        "missing",
+        0,
+        5,
+    ]
 
 
 def test_skipped_frames_are_counted_with_the_next_look(stand: Stand) -> None:

@@ -12,7 +12,7 @@ from detectors.vision import picture
 from detectors.vision.motion import grey_of
 from detectors.vision.picture import Image, decode
 from device_profiles.errors import Reason, Rejected
-from device_profiles.jpeg import read_jpeg_header
+from device_profiles.jpeg import read_jpeg_header, without_end
 
 
 def scene(width: int = 96, height: int = 64) -> Image:
@@ -114,6 +114,41 @@ def test_cut_off_although_a_preview_in_the_header_has_an_end() -> None:
     assert refusal(data[:-200]).reason is Reason.INCOMPLETE
 
 
+@pytest.mark.parametrize("side", [10_000, 48, 12])
+@pytest.mark.parametrize("end", [b"", b"\xff"])
+def test_a_picture_that_lacks_its_end_marker_alone_is_whole(side: float, end: bytes) -> None:
+    assert (whole(PLAIN[:-2] + end, side) == whole(PLAIN, side)).all()
+    fault = refusal(PROGRESSIVE[:-2] + end)  # it might lack scans as well
+    assert fault.reason is Reason.INCOMPLETE
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("grey", [True, False])
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.9])
+def test_an_end_marker_before_its_time_hides_nothing(
+    share: float, grey: bool, upright: bool
+) -> None:
+    data = PLAIN[: int(len(PLAIN) * share)] + b"\xff\xd9"
+    header = read_jpeg_header(data)
+    for side in (10_000, 12):
+        with pytest.raises(Rejected, match="do not fill the picture") as caught:
+            decode(data, header, side, grey=grey, upright=upright)
+        assert caught.value.reason is Reason.INCOMPLETE
+
+
+def test_a_picture_that_is_grey_in_its_last_corner_is_whole() -> None:
+    image = scene()
+    image[32:] = 128
+    for data in (jpeg(image), jpeg(image, cv2.IMWRITE_JPEG_PROGRESSIVE, 1), jpeg(image)[:-2]):
+        assert (whole(data)[-1] == 128).all()
+
+
+def test_of_a_picture_of_several_scans_nobody_can_tell_what_it_lacks() -> None:
+    for data in (cmyk(), PROGRESSIVE):
+        assert without_end(data, read_jpeg_header(data)) is None
+    assert without_end(PLAIN, read_jpeg_header(PLAIN)) is not None
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -149,6 +184,50 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
 def test_the_evenest_picture_is_no_bomb() -> None:
     even = jpeg(np.full((2_000, 3_000), 114, np.uint8), cv2.IMWRITE_JPEG_OPTIMIZE, 1)
     assert whole(even).shape == (2_000, 3_000, 3)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("shape", [(3_000, 4_000), (3_000, 4_000, 3)])
+def test_an_even_picture_stays_within_what_a_byte_can_hold(
+    shape: tuple[int, ...], progressive: bool
+) -> None:
+    even = np.full(shape, 114, np.uint8)
+    for quality in (1, 95):
+        data = jpeg(
+            even,
+            cv2.IMWRITE_JPEG_OPTIMIZE,
+            1,
+            cv2.IMWRITE_JPEG_PROGRESSIVE,
+            int(progressive),
+            cv2.IMWRITE_JPEG_QUALITY,
+            quality,
+        )
+        assert whole(data, 500).shape == (375, 500, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "most"),
+    [
+        (PLAIN, picture.MAX_PIXELS_A_BYTE),
+        (PROGRESSIVE, picture.MAX_PIXELS_A_PROGRESSIVE_BYTE),
+    ],
+    ids=["baseline", "progressive"],
+)
+def test_a_claim_beyond_what_a_byte_can_hold_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, most: int
+) -> None:
+    width, height = 4_000, 3_000
+    claim = claiming(data, width, height)
+    claim += bytes((width * height - 1) // most - len(claim))
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("decoded"))
+    assert refusal(claim).reason is Reason.TOO_LARGE
+
+
+def test_a_small_file_is_no_picture_of_48_megapixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = claiming(PLAIN, 8_000, 6_000)
+    claim += bytes(50_000 - len(claim))
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("decoded"))
+    assert "8000 × 6000 pixels in 50000 bytes" in refusal(claim).detail
 
 
 @given(st.data())

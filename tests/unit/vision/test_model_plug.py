@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from detectors.vision import self_test
 from detectors.vision.errors import Misconfigured
-from detectors.vision.model import SHIPPED, Model
+from detectors.vision.model import SHIPPED, Model, open_session
 from detectors.vision.picture import Image
 from detectors.vision.plug import CLASSES, Description, Output, Preprocessing
 from device_profiles.readings import Box
@@ -279,7 +279,7 @@ def test_what_the_file_beside_it_says_counts(put: Put) -> None:
         (described(ONE_BOX).replace("64", "96"), "input_size of 96 × 96: the height differs"),
         (described(ONE_BOX).replace("64", "1000000"), "input_size"),
         (described('layout = "ssd"'), "output.layout"),
-        (described('layout = "yolox"'), "make 84 rows"),
+        (described('layout = "yolox"'), "64 × 64: strides (8, 16, 32) make 84 rows"),
         (described(ONE_BOX + "\nobjectnes = true"), "output.objectnes"),
         (described(ONE_BOX, preprocessing="std = [0, 1, 1]"), "preprocessing.std"),
         (described(ONE_BOX, preprocessing="range = [1, 0]"), "preprocessing.range"),
@@ -333,6 +333,68 @@ def test_what_takes_no_picture_is_refused(put: Put, shape: tuple[int, ...]) -> N
         loaded(path)
 
 
+FREE = ("batch", 3, "height", "width")
+
+
+def fixed_within() -> bytes:
+    """A model whose graph says its sides are free, and that takes but one size."""
+    nodes = [
+        Node("Reshape", ["images", "flat"], ["pixels"]),
+        Node("ReduceMean", ["pixels"], ["scores"], {"axes": [2], "keepdims": 1}),
+        Node("Concat", ["box", "scores"], ["output"], {"axis": 1}),
+    ]
+    constants: dict[str, npt.NDArray[np.generic]] = {
+        "flat": np.array([1, 3, SIDE * SIDE], np.int64),
+        "box": np.array([32, 10, 20, 10], np.float32).reshape(1, 4, 1),
+    }
+    return model(nodes, {"output": (1, 7, 1)}, constants, shape=FREE)
+
+
+def test_a_model_that_takes_but_one_shape_within_does_not_start(put: Put) -> None:
+    with pytest.raises(Misconfigured, match=r"cannot be run on 1 × 3 × (32 × 64|64 × 32).*rectang"):
+        loaded(put(fixed_within(), described(ONE_BOX, THREE)))
+    square = put(fixed_within(), described(ONE_BOX, THREE, "rectangular = false"), "square")
+    ((label, score),) = seen(square, picture((255, 0, 0), 3 * SIDE, SIDE), 160)
+    assert label == "helmet"
+    assert score == pytest.approx((255 * 21 + 114 * 43) / 64, abs=0.1)
+
+
+def test_an_answer_that_does_not_follow_the_inputs_shape_does_not_start(put: Put) -> None:
+    output = 'layout = "yolox"\nobjectness = true'
+    answer = always(yolox(decoded=False), shape=FREE)
+    with pytest.raises(Misconfigured, match=r"(64 × 32|32 × 64): strides .* make 42 rows"):
+        loaded(put(answer, described(output)))
+
+
+class Cuda:
+    """A session that says it runs on a GPU."""
+
+    def __init__(self, data: bytes) -> None:
+        self._session = open_session(data, "it")
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_pictures_go_together_only_to_a_model_that_takes_several(
+    put: Put, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("detectors.vision.model.open_session", lambda data, *_, **__: Cuda(data))
+    jpeg = cv2.imencode(".jpg", picture((200, 0, 0)))[1].tobytes()
+    toml = described(ONE_BOX, THREE, "rectangular = false")
+    for name, data in (("one", fixed_within()), ("same", colours(BOX, shape=FREE))):
+        alone = loaded(put(data, toml, name))
+        found = alone.look_at_many([jpeg] * 3, 100)
+        assert [[box.label for box in boxes] for boxes in found if isinstance(boxes, list)] == [
+            ["helmet"]
+        ] * 3
+        assert "takes one picture at once" in caplog.text
+        caplog.clear()
+
+
 def test_cuda_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(Misconfigured, match="onnxruntime-gpu"):
         Model(device="cuda")
@@ -359,6 +421,30 @@ def test_a_model_fed_wrongly_does_not_start(put: Put) -> None:
     for wrong in ("range = [0, 0.05]", "range = [-1, 1]"):
         with pytest.raises(Misconfigured, match="does not see what people"):
             Model(put(data, f"[preprocessing]\n{wrong}\n", "wrong"))
+
+
+def test_a_model_fed_red_for_blue_does_not_start(put: Put) -> None:
+    shipped = Model()
+    right, swapped = shipped._agreements(self_test.PICTURE.read_bytes())
+    print(f"agreement {right:.2f}, with red and blue swapped {swapped:.2f}")  # noqa: T201
+    assert right - swapped > 1.5 * self_test.COLOURS_SWAPPED
+    beside = SHIPPED.with_suffix(".toml").read_text("utf-8") + "[preprocessing]\ncolour = 'RGB'\n"
+    with pytest.raises(Misconfigured, match=r"red and blue swapped|instead of the vest"):
+        Model(put(SHIPPED.read_bytes(), beside))
+
+
+def test_agreement_is_what_is_right_less_what_is_wrong() -> None:
+    vest, head = (
+        next(box for box in self_test.ANSWER if box.label == label) for label in ("vest", "head")
+    )
+    found = [
+        Box("vest", 0.6, vest.box),
+        Box("no_vest", 0.2, vest.box),
+        Box("vest", 0.9, head.box),
+        Box("head", 0.5, head.box),
+    ]
+    assert self_test.agreement(found, CLASSES) == pytest.approx(0.9)
+    assert self_test.agreement(found, ("helmet", "head")) == pytest.approx(0.5)
 
 
 def test_the_answer_lies_in_the_picture_and_is_what_is_asked() -> None:

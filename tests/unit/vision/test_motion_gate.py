@@ -1,12 +1,14 @@
 """The motion gate: what is still costs no look, what moves is seen."""
 
+import gc
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import cv2
 import numpy as np
 import pytest
 
-from detectors.vision.motion import LONGEST_STILL, MotionGate, grey_of
+from detectors.vision.motion import GREY_SIDE, LONGEST_STILL, MotionGate, grey_of
 from detectors.vision.picture import Image
 from device_profiles.errors import Rejected
 from device_profiles.readings import Box
@@ -30,6 +32,10 @@ def jpeg(picture: Image, quality: int = 80) -> bytes:
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
 def with_worker(left: int, level: int = 20, size: tuple[int, int] = (60, 25)) -> Image:
     picture = scene()
     picture[200 : 200 + size[0], left : left + size[1]] = level
@@ -39,8 +45,8 @@ def with_worker(left: int, level: int = 20, size: tuple[int, int] = (60, 25)) ->
 @pytest.fixture
 def gate() -> MotionGate:
     """A gate that has looked at the empty yard."""
-    gate = MotionGate()
-    assert gate.still(jpeg(scene()), at(0)) is None
+    gate, data = MotionGate(), jpeg(scene())
+    assert gate.still(data, at(0), sha256(data)) is None
     gate.looked(at(0), BOXES)
     return gate
 
@@ -64,6 +70,33 @@ def test_a_still_scene_without_boxes_is_still() -> None:
 
 def test_who_walks_in_is_seen(gate: MotionGate) -> None:
     assert gate.still(jpeg(with_worker(100)), at(1)) is None
+
+
+@pytest.mark.parametrize("size", [(480, 360), (640, 480), (1280, 720)])
+def test_who_walks_in_far_away_is_seen_wherever_he_does(size: tuple[int, int]) -> None:
+    width, height = size
+    empty = scene(*size, noise=5)
+    gate = MotionGate()
+    gate.still(jpeg(empty), at(0))
+    gate.looked(at(0), BOXES)
+    tall, wide = height * 12 // 100, height * 5 // 100
+    for top in range(0, height - tall, height // 4):
+        for left in range(0, width - wide, width // 3):
+            picture = empty.copy()
+            picture[top : top + tall, left : left + wide] = 20
+            assert gate.still(jpeg(picture), at(1)) is None, (top, left)
+    assert gate.still(jpeg(empty, quality=40), at(1)) == BOXES
+
+
+@pytest.mark.parametrize("width", [200, 640, 768, 1280])
+def test_fitness_is_measured_on_as_large_a_picture_as_ever(width: int) -> None:
+    data = jpeg(scene(width, width * 9 // 16))
+    gate = MotionGate()
+    assert gate.grey is None
+    assert gate.still(data, at(0)) is None
+    assert gate.grey is not None
+    assert np.array_equal(gate.grey, grey_of(data))
+    assert max(gate.grey.shape) == GREY_SIDE
 
 
 def test_what_stands_there_is_still_once_looked_at(gate: MotionGate) -> None:
@@ -124,17 +157,29 @@ def test_what_is_no_picture_is_rejected_and_changes_nothing(gate: MotionGate) ->
 def test_the_very_same_bytes_are_still_without_a_look_at_them(
     gate: MotionGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detectors.vision.motion.grey_of", lambda _data: pytest.fail("decoded"))
-    assert gate.still(jpeg(scene()), at(1)) == BOXES
+    monkeypatch.setattr(
+        "detectors.vision.motion.decode", lambda *_, **_named: pytest.fail("decoded")
+    )
+    data = jpeg(scene())
+    assert gate.still(data, at(1), sha256(data)) == BOXES
     assert gate.grey is not None
-    with pytest.raises(pytest.fail.Exception):
-        gate.still(jpeg(scene()), at(LONGEST_STILL.total_seconds()))
+    for seconds, name in ((2, None), (LONGEST_STILL.total_seconds(), sha256(data))):
+        with pytest.raises(pytest.fail.Exception):
+            gate.still(data, at(seconds), name)
+
+
+def test_a_gate_holds_no_picture_as_it_came(gate: MotionGate) -> None:
+    data = jpeg(scene())
+    gate.still(data, at(1), sha256(data))
+    gate.looked(at(1), BOXES)
+    assert not any(referent is data for referent in gc.get_referents(vars(gate)))
 
 
 def test_the_same_bytes_count_only_as_those_looked_at(gate: MotionGate) -> None:
     # Nobody looked at the worker: showing him again changes nothing.
+    data = jpeg(with_worker(100))
     for seconds in (1, 2):
-        assert gate.still(jpeg(with_worker(100)), at(seconds)) is None
+        assert gate.still(data, at(seconds), sha256(data)) is None
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (640, 360), (500, 900), (1, 1), (3, 2_000)])
