@@ -14,9 +14,12 @@ VALUES (%(recipe)s, %(frame_sha256)s, %(sha256)s, %(now)s)
 ON CONFLICT (recipe) DO UPDATE SET sha256 = excluded.sha256, made_at = excluded.made_at
 
 -- name: seen_on_frame
+-- By the model that is named; else, or where its look is gone, what was written last.
 SELECT boxes FROM detections
 WHERE device_id = (SELECT id FROM devices WHERE site_id = %(site)s AND device = %(device)s)
   AND observed_at = %(observed_at)s AND frame_sha256 = %(frame_sha256)s
+ORDER BY model_sha256 = %(model_sha256)s DESC NULLS LAST, segment DESC, worker_id DESC,
+         segment_index DESC
 LIMIT 1
 
 -- name: book_lock

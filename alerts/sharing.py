@@ -187,6 +187,9 @@ class Sharing:
                     "device": entry.device,
                     "observed_at": entry.observed_at,
                     "frame_sha256": frame,
+                    "model_sha256": None
+                    if entry.model_sha256 is None
+                    else bytes.fromhex(entry.model_sha256),
                 },
             )
             row = await cursor.fetchone()
@@ -194,7 +197,7 @@ class Sharing:
                 return None
             try:
                 sha256, copy = await asyncio.to_thread(self._draw, frame, entry, row[0])
-            except (OSError, ValueError, Rejected) as fault:
+            except (OSError, ValueError, Rejected, cv2.error) as fault:
                 log.warning("no copy for sharing of frame %s: %s", entry.frame_sha256, fault)
                 return None
             await cursor.execute(

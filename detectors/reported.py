@@ -2,8 +2,8 @@
 
 A report is confirmed where our model finds the same on that very picture (the same hash),
 contradicted where it looked, could see, and finds none of it, and not looked at where there is no
-picture, none that was looked at within `wait_s`, or nothing our model knows of such things. Where
-the report says where, what our model finds has to be there.
+picture, none that was looked at within `wait_s`, none on which anything could be seen, or nothing
+our model knows of such things. Where the report says where, what our model finds has to be there.
 
 Reports of one kind that follow one another within `cooldown_s` are one violation, not four hundred:
 it says the best that became of any of them. Reports and looks may come in any order within
@@ -211,13 +211,15 @@ class ReportedDetector:
         if look is None:
             return _Decided(report, Verdict.NOT_LOOKED_AT, None, ()) if last else None
         found = _found(report.what, look, self._min_score)
-        if found is None or look.unfit in BLIND:
+        if found is None:
             return _Decided(report, Verdict.NOT_LOOKED_AT, look, ())
         there = tuple(
             one
             for one in found
             if not report.boxes or any(_near(one[1], box.box) for box in report.boxes)
         )
+        if not there and look.unfit in BLIND:
+            return _Decided(report, Verdict.NOT_LOOKED_AT, look, ())
         verdict = Verdict.CONFIRMED if there else Verdict.CONTRADICTED
         return _Decided(report, verdict, look, there)
 

@@ -7,6 +7,7 @@ stored readings as detectors and people see them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -167,11 +168,18 @@ class Box(msgspec.Struct, frozen=True, gc=False):
         Raises:
             ValueError: The row is no such form, or the second look no probability.
         """
+        if not isinstance(row, list | tuple):
+            raise ValueError(f"box {row!r}: no row")  # noqa: TRY004 - stored data, not a caller's
         label, score, x1, y1, x2, y2, *more = row
         if len(more) > 1 or any(
             type(said) not in (int, float) or not 0 <= said <= 1 for said in more
         ):
             raise ValueError(f"box {list(row)!r}: what the second look said is no probability")
+        if type(label) is not str or any(
+            type(said) not in (int, float) or not math.isfinite(said)
+            for said in (score, x1, y1, x2, y2)
+        ):
+            raise ValueError(f"box {list(row)!r}: no name and five numbers")
         return cls(label, score, (x1, y1, x2, y2), *more)
 
     def as_row(self) -> list[str | float]:

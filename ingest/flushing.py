@@ -116,6 +116,7 @@ class Flusher(Generic[Receipts]):
         self._bytes = 0
         self._ahead = min(READ_AHEAD_BYTES, flushing.most_bytes)
         self._room = self._ahead
+        self._stop = asyncio.Event()
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._messages = metrics.MESSAGES.labels(role)
@@ -160,6 +161,7 @@ class Flusher(Generic[Receipts]):
         Args:
             stop: Set from outside.
         """
+        self._stop = stop
         stopping = asyncio.create_task(stop.wait())
         try:
             while True:
@@ -257,7 +259,7 @@ class Flusher(Generic[Receipts]):
         # nats-server cuts off who does not read for some seconds: where the settings say so, an
         # outage is read through up to what the broker may leave unacknowledged.
         self._room = self._flushing.most_bytes
-        if not self.is_over:
+        if not self.is_over and not self._stop.is_set():
             self._resume()
         self._pending.set(waiting)
         return waiting

@@ -460,7 +460,9 @@ class Chain:
                     self._hear(clock, reading, judged)
             if reading.series is not Series.INSTANT:
                 continue  # the time of a minute's mean is its start: long past, and of no rule
-            for watch in ears.reported if type_ is Reported else ears.ruled:
+            # The picture of an event is no look at the scene: late, it upsets no other rule.
+            claimed = type_ is Reported or (isinstance(reading, Detections) and reading.event)
+            for watch in ears.reported if claimed else ears.ruled:
                 if now is not None and watch.subject not in worst:
                     # The first is the oldest.
                     worst[watch.subject] = max(timedelta(), now - reading.observed_at)

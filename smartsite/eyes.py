@@ -8,7 +8,8 @@ A scene that stays still while something in it may be a violation is looked at a
 what confirms has to come from the model, and a gate that opens every ten seconds would be too slow.
 
 The picture of an AI box's event is looked at by itself: it never enters what is known of its
-camera, or whoever posts such pictures would decide what the camera's scene is.
+camera, or whoever posts such pictures would decide what the camera's scene is. Whether anything can
+be seen on it, it says by itself.
 
 A helmet is looked at twice, by a classifier of heads, before it is believed, and again every ten
 seconds while it stays (`detectors.vision.opinions`). What it says is stored beside what the
@@ -34,9 +35,9 @@ from pydantic import ValidationError
 
 from detectors.confirming import BLIND
 from detectors.vision.crops import SIDE, WIDER, head_crop
-from detectors.vision.fitness import FIT, Judge, Verdict
+from detectors.vision.fitness import FIT, LOOKS, Judge, Verdict
 from detectors.vision.model import Model
-from detectors.vision.motion import MotionGate
+from detectors.vision.motion import MotionGate, grey_of
 from detectors.vision.opinions import HEAD_SCORE, HELMET, Opinions
 from detectors.vision.picture import decode
 from detectors.vision.second_look import SecondLook
@@ -61,7 +62,7 @@ KEEP_SCENES = timedelta(minutes=5)
 
 LOOKED = Counter("smartsite_frames_looked_at", "frames looked at", ["way"])
 RUN = Counter("smartsite_vision_runs", "runs of the model, those on tiles included")
-DOUBTED = Counter("smartsite_helmets_doubted", "helmets the second look took for bare heads")
+DOUBTED = Counter("smartsite_helmets_doubted", "answers of the second look that doubted a helmet")
 LOOK_SECONDS = Counter("smartsite_vision_cpu_seconds", "CPU seconds spent looking")
 
 _HEADS = frozenset({"head", HELMET})
@@ -306,7 +307,7 @@ class Eyes:
         try:
             header = read_jpeg_header(data)
             if frame.event:
-                return _Case(place, frame, data, header, FIT, None)
+                return _Case(place, frame, data, header, _by_itself(data, frame.observed_at), None)
             camera, at = self._camera(frame), frame.observed_at
             seen = camera.gate.still(data, at, frame.sha256)
         except Rejected as fault:
@@ -358,7 +359,7 @@ class Eyes:
             return _undecodable(case.frame, seen)
         if case.frame.event:
             boxes = self._look_twice(Opinions(), case, seen)  # nothing was heard: it asks of all
-            return Look(case.frame, case.header, tuple(boxes), still=False)
+            return Look(case.frame, case.header, tuple(boxes), still=False, **_said(case.verdict))
         camera, at, header = (
             self._cameras[case.frame.device_id],
             case.frame.observed_at,
@@ -411,6 +412,15 @@ class Eyes:
 
 def _sides(box: Box) -> tuple[float, float]:
     return box.box[2] - box.box[0], box.box[3] - box.box[1]
+
+
+def _by_itself(data: bytes, at: datetime) -> Verdict:
+    """Whether one picture shows too little to be judged; of its camera nothing is known."""
+    judge = Judge()
+    verdict = judge.take(grey_of(data), at)
+    for _ in range(LOOKS - 1):
+        verdict = judge.again(at)
+    return verdict if verdict.unfit in BLIND else FIT
 
 
 def _said(verdict: Verdict) -> dict[str, Any]:

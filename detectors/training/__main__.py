@@ -128,12 +128,12 @@ def _second_look(arguments: argparse.Namespace) -> None:
     pictures = read_dataset(arguments.dataset)
     start = read_weights(arguments.start or arguments.dataset / START_WEIGHTS)
     model = second_look.train(recipe, second_look.gather(pictures, "train"), start)
+    checked = second_look.gather(pictures, "val")
+    model.calibrate(checked, recipe.kept)
     arguments.run.mkdir(parents=True, exist_ok=True)
     target = arguments.run / "second_look.onnx"
     second_look.export(model, target, recipe, manifest_hash(arguments.dataset))
-    report = second_look.check(
-        lambda crops: second_look.shares(model, crops), second_look.gather(pictures, "val")
-    )
+    report = second_look.check(lambda crops: second_look.shares(model, crops), checked)
     text = json.dumps(report, indent=1)
     (arguments.run / "second_look.json").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -101,7 +101,7 @@ class Recipe:
         """Learning rate at a step: linear rise, level, cosine fall, and a second, smaller hill."""
         seen = step * self.batch
         low = self.peak_rate * self.final_rate
-        if step >= self._first_steps:
+        if step >= self._first_steps and self.refine_images:
             seen -= self._first_steps * self.batch
             rise = min(1.0, (seen + self.batch) / (self.warmup_images / 4))
             return rise * _falling(self.refine_rate, low, seen / self.refine_images)

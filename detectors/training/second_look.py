@@ -53,30 +53,45 @@ LEAST = 0.5
 
 
 @dataclass(frozen=True)
+class Mix:
+    """What heads one member of the second look is shown.
+
+    Attributes:
+        real_hats: part of the batch that are real hats (`hats.csv`).
+        dressed_heads: part of the other bare heads that get a hat.
+        transplanted: part of these hats that are real ones, cut out of another picture; the others
+            are drawn.
+    """
+
+    real_hats: float
+    dressed_heads: float
+    transplanted: float
+
+
+@dataclass(frozen=True)
 class SecondLookRecipe:
     """What decides how the second look comes out.
 
     Attributes:
-        crops: how many are looked at before training ends.
+        mixes: one for each member. Real hats are few and drawn ones are not real: members that saw
+            more of the ones or the others are wrong about different heads.
+        kept: part of the helmets of val that the members together are to believe in.
+        crops: how many each member looks at before its training ends.
         batch: crops a step.
         peak_rate: learning rate of AdamW after warm-up; falls by a cosine to nothing.
         weight_decay: of convolution weights.
-        real_hats: part of the batch that are real hats (`hats.csv`).
-        dressed_heads: part of the other bare heads that get a hat drawn on.
-        transplanted: part of these hats that are real ones, cut out of another picture.
         dressed_helmets: part of the helmets that get another colour.
         smoothing: of the labels.
         average: how much of the averaged weights is kept a step.
         seed: of everything drawn.
     """
 
-    crops: int = 300_000
+    mixes: tuple[Mix, ...] = (Mix(0.0, 0.5, 0.0), Mix(0.1, 0.25, 0.8), Mix(0.1, 0.5, 0.6))
+    kept: float = 0.955
+    crops: int = 240_000
     batch: int = 128
     peak_rate: float = 2e-3
     weight_decay: float = 0.03
-    real_hats: float = 0.1
-    dressed_heads: float = 0.5
-    transplanted: float = 0.6
     dressed_helmets: float = 0.4
     smoothing: float = 0.02
     average: float = 0.99
@@ -124,7 +139,7 @@ class Crops:
         )
 
 
-class SecondLook(nn.Module):
+class Member(nn.Module):
     """YOLOX-nano's first four stages, pooled to one logit."""
 
     def __init__(self) -> None:
@@ -145,6 +160,27 @@ class SecondLook(nn.Module):
         own = self.state_dict()
         taken = {name: weights[f"backbone.backbone.{name}"] for name in own if name[:5] != "last."}
         self.load_state_dict(taken, strict=False)
+
+
+class SecondLook(nn.Module):
+    """The mean of its members' logits, moved so that what is believed lies above 0."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.shift = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits [N] of crops [N, 3, 48, 48], BGR, 0 to 255."""
+        return torch.stack([member(crops) for member in self.members]).mean(0) + self.shift
+
+    def calibrate(self, crops: Crops, kept: float) -> None:
+        """Moves the logits so that a part of the helmets among crops is believed in."""
+        helmets = np.stack([_shown(crop) for crop in crops.pixels[crops.helmets]])
+        self.shift.zero_()
+        believed = np.clip(shares(self, helmets), 1e-6, 1 - 1e-6)
+        lowest = float(np.quantile(np.log(believed / (1 - believed)), 1 - kept))
+        self.shift.fill_(-lowest)
 
 
 def read_hats(path: Path = HATS_LIST) -> dict[tuple[str, int], str]:
@@ -215,6 +251,7 @@ def _drawn(
     crops: Crops,
     number: int,
     recipe: SecondLookRecipe,
+    mix: Mix,
     real: npt.NDArray[np.int64],
 ) -> Pixels:
     """A training sample: dressed, shifted, turned, weathered."""
@@ -225,8 +262,8 @@ def _drawn(
     elif crops.hats[number]:
         if random.random() < 0.4:
             in_another_colour(random, crop, box)
-    elif random.random() < recipe.dressed_heads:
-        if len(real) and random.random() < recipe.transplanted:
+    elif random.random() < mix.dressed_heads:
+        if len(real) and random.random() < mix.transplanted:
             hat = int(random.choice(real))
             transplant(random, crop, box, crops.pixels[hat], crops.boxes[hat])
         else:
@@ -254,7 +291,9 @@ def _drawn(
     return weathered(random, np.ascontiguousarray(crop))
 
 
-def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, Floats]]:
+def _batches(
+    crops: Crops, recipe: SecondLookRecipe, member: int
+) -> Iterator[tuple[Pixels, Floats]]:
     """Batches; half of every one wears helmets, and each collection counts by its root."""
     counts: defaultdict[tuple[str, bool], int] = defaultdict(int)
     keys = list(zip(crops.sources, crops.helmets.tolist(), strict=True))
@@ -265,17 +304,20 @@ def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, F
         weights[crops.helmets == helmet] /= weights[crops.helmets == helmet].sum()
     weights /= weights.sum()
     real = crops.real_hats
-    if len(real):
+    mix = recipe.mixes[member]
+    if len(real) and mix.real_hats:
         # A picture with many hats, or that is there several times, counts by its root.
         shown = Counter(crops.pictures[number] for number in real)
         share = np.array([shown[crops.pictures[number]] ** -0.5 for number in real])
-        weights *= 1 - recipe.real_hats
-        weights[real] += recipe.real_hats * share / share.sum()
+        weights *= 1 - mix.real_hats
+        weights[real] += mix.real_hats * share / share.sum()
 
     def batch(step: int) -> tuple[Pixels, Floats]:
-        random = np.random.default_rng((recipe.seed, step))
+        random = np.random.default_rng((recipe.seed, member, step))
         numbers = random.choice(len(keys), recipe.batch, p=weights)
-        samples = np.stack([_drawn(random, crops, int(number), recipe, real) for number in numbers])
+        samples = np.stack(
+            [_drawn(random, crops, int(number), recipe, mix, real) for number in numbers]
+        )
         return samples, crops.helmets[numbers].astype(np.float32)
 
     steps = recipe.crops // recipe.batch
@@ -288,10 +330,26 @@ def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, F
 
 
 def train(recipe: SecondLookRecipe, crops: Crops, start: dict[str, Tensor]) -> SecondLook:
-    """Trains; says how it goes every ten seconds."""
+    """Trains member after member; says how it goes every ten seconds.
+
+    Args:
+        recipe: what decides how it comes out.
+        crops: of the train split.
+        start: weights of YOLOX-nano.
+
+    Returns:
+        The members; `SecondLook.calibrate` is still to be called.
+    """
     print(json.dumps({"crops": len(crops.sizes), "helmets": int(crops.helmets.sum())}), flush=True)
-    torch.manual_seed(recipe.seed)
-    model = SecondLook()
+    members = [_member(recipe, number, crops, start) for number in range(len(recipe.mixes))]
+    return SecondLook(members).eval()
+
+
+def _member(
+    recipe: SecondLookRecipe, number: int, crops: Crops, start: dict[str, Tensor]
+) -> Member:
+    torch.manual_seed(recipe.seed + number)
+    model = Member()
     model.load_coco(start)
     model.to(memory_format=torch.channels_last).train()
     averaged = copy.deepcopy(model).eval()
@@ -301,7 +359,7 @@ def train(recipe: SecondLookRecipe, crops: Crops, start: dict[str, Tensor]) -> S
     steps = recipe.crops // recipe.batch
     said = began = time.monotonic()
     losses: list[float] = []
-    for step, (samples, wanted) in enumerate(_batches(crops, recipe)):
+    for step, (samples, wanted) in enumerate(_batches(crops, recipe, number)):
         rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak_rate * rate
@@ -327,6 +385,8 @@ def train(recipe: SecondLookRecipe, crops: Crops, start: dict[str, Tensor]) -> S
             said = time.monotonic()
             left = (said - began) / (step + 1) * (steps - step - 1)
             line = {
+                "member": number + 1,
+                "members": len(recipe.mixes),
                 "step": step + 1,
                 "of": steps,
                 "loss": round(float(np.mean(losses)), 4),
@@ -429,6 +489,7 @@ def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash:
             "least": json.dumps(LEAST),
             "data_sha256": data_hash,
             "recipe": json.dumps(asdict(recipe)),
+            "members": str(len(recipe.mixes)),
             "licence": "Apache-2.0",
             "attribution": "Stages of YOLOX-nano (Megvii, Apache-2.0, COCO), fine-tuned. Pictures:"
             " see detectors/training/ATTRIBUTION.md and manifest.csv.",

@@ -397,7 +397,7 @@ class Reader:
 
 
 def _finite(boxes: Floats, scores: Floats, classes: np.ndarray[Any, Any]) -> Candidates:
-    sound = np.isfinite(boxes).all(1)
+    sound = np.isfinite(boxes).all(1) & np.isfinite(scores)
     if sound.all():
         return boxes, scores, classes
     return boxes[sound], scores[sound], classes[sound]

@@ -20,6 +20,9 @@ from detectors.vision.model import open_session
 
 SHIPPED = Path(__file__).parent / "weights" / "second_look.onnx"
 
+BELIEVED_FROM = 0.5
+"""The rules take what was heard of a head together by its logits, and 0 of these decides."""
+
 MOST = 64
 """Crops that are looked at together."""
 
@@ -61,6 +64,10 @@ class SecondLook:
             raise Misconfigured(
                 f"{name} takes crops of {taken['side']} pixels,"
                 f" {taken['wider']} times a head; ours are {SIDE} and {WIDER}"
+            )
+        if self.least != BELIEVED_FROM:
+            raise Misconfigured(
+                f"{name} believes from {self.least} on, the rules count from {BELIEVED_FROM}"
             )
         self([np.zeros((SIDE, SIDE, 3), np.uint8)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from itertools import product
@@ -29,6 +30,8 @@ from device_profiles.sites import CameraSettings, CraneGeometry
 from device_profiles.vocabulary import QUANTITIES, Kind, Series
 from ingest.store.days import spans_of
 from ingest.store.queries import load_queries
+
+log = logging.getLogger(__name__)
 
 SQL = load_queries(Path(__file__).parent / "sql" / "reading.sql")
 
@@ -176,7 +179,8 @@ _LAST = {
 }
 
 
-def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Reading:
+def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Reading | None:
+    """A row as a reading; None for a look that says what we cannot read: then nobody looked."""
     _, observed_at, received_at, worker_id, segment, index, series, reported_at, *values = row
     source = Source(worker_id, segment, index)
     if table.name == "reported_events":
@@ -199,6 +203,12 @@ def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Readi
     if table.kind is Kind.CAMERA:
         frame_sha256, model_sha256, width, height, still, boxes, *more = values
         unfit, fitness, skipped, second_look_sha256, event = more
+        try:
+            seen = tuple(Box.of_row(box) for box in boxes)
+            reason = None if unfit is None else Unfit(unfit)
+        except ValueError as fault:  # a later version's, or another hand's: stop for none of them
+            log.error("%s/%s at %s: %s", device.site, device.device, observed_at, fault)  # noqa: TRY400
+            return None
         return Detections(
             site=device.site,
             device=device.device,
@@ -210,8 +220,8 @@ def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Readi
             width=width,
             height=height,
             still=still,
-            boxes=tuple(Box.of_row(row) for row in boxes),
-            unfit=None if unfit is None else Unfit(unfit),
+            boxes=seen,
+            unfit=reason,
             fitness=fitness,
             skipped=skipped,
             second_look_sha256=None if second_look_sha256 is None else second_look_sha256.hex(),
@@ -267,6 +277,8 @@ async def readings_of_segments(
             device = devices.get(row[0])
             if device is not None:
                 reading = _reading(table, device, row)
+                if reading is None:
+                    continue
                 what = reading.what if isinstance(reading, Reported) else None
                 key = device.id, reading.series, reading.observed_at, table.name, what
                 found.setdefault(key, reading)
@@ -385,7 +397,9 @@ async def _heads(
 ) -> AsyncIterator[tuple[datetime, int, int, Reading]]:
     """The readings of one table, with what they are sorted by in front; no two are equal there."""
     async for row in rows:
-        yield row[1], row[0], place, _reading(table, by_id[row[0]], row)
+        reading = _reading(table, by_id[row[0]], row)
+        if reading is not None:
+            yield row[1], row[0], place, reading
 
 
 async def last_observed(

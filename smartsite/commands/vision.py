@@ -148,7 +148,7 @@ def detect(
         _progress(len(found)) as (progress, write),
     ):
         task = progress.add_task("looking", total=len(found))
-        for each in found:
+        for number, each in enumerate(found, 1):
             if isinstance(each, detecting.Unreadable):
                 write(_told(each, as_json=as_json))
                 failed += 1
@@ -165,10 +165,7 @@ def detect(
                         copies.write(each, result)
                     if frames > 1:
                         progress.advance(task, share)
-                if frames > 1:
-                    progress.update(task, completed=round(progress.tasks[0].completed))
-                    continue
-            progress.advance(task)
+            progress.update(task, completed=number)  # whatever the file said it holds
     if failed:
         say(f"{failed} files could not be read, or not to their end")
         raise typer.Exit(1)

@@ -47,6 +47,9 @@ counted, so that a camera's frames are looked at in order."""
 EVENTS_AT_MOST = 16
 """And so many pictures of AI boxes' events beside them, the oldest first: those wait their turn."""
 PER_CAMERA = 32
+ATTEMPTS = 3
+"""A picture that was taken so often without coming to an end is skipped: it ends the process. After
+the first time it is taken by itself."""
 LONGEST_DELAY_S = 10.0
 
 SKIPPED = Counter("smartsite_frames_skipped", "frames not looked at", ["reason"])
@@ -194,6 +197,7 @@ class _Watch:
         self._keep_events = timedelta(seconds=settings.vision.keep_events_s)
         self._skipped: Counts[int] = Counts()
         self._alone_on: psycopg.AsyncConnection[Any] | None = None
+        self._was_alone = False
         self._told = False
 
     async def look(self) -> bool:
@@ -218,8 +222,9 @@ class _Watch:
                 self._told = True
                 return False
             # Whoever looked before was stopped, or could not store, while it looked.
-            await connection.execute(SQL["release_leases"])
-        self._alone_on, self._told = connection, False
+            living = self.worker.id if self._was_alone else None
+            await connection.execute(SQL["release_leases"], {"living": living})
+        self._alone_on, self._was_alone, self._told = connection, True, False
         return True
 
     async def _look(self, connection: psycopg.AsyncConnection[Any]) -> bool:
@@ -229,6 +234,7 @@ class _Watch:
             "until": now + LEASE,
             "too_old": now - self._keep_up,
             "events_too_old": now - self._keep_events,
+            "attempts_at_most": ATTEMPTS,
             "events_at_most": EVENTS_AT_MOST,
             "per_camera": PER_CAMERA,
             "at_most": AT_MOST,
@@ -237,12 +243,19 @@ class _Watch:
         with declared():
             cursor = connection.cursor()
             await cursor.execute(SQL["skip_overtaken"], terms)
-            for device_id, reason, count in await cursor.fetchall():
+            for device_id, reason, count, of_stream in await cursor.fetchall():
                 SKIPPED.labels(reason).inc(count)
-                if reason != "event_too_old":
-                    self._skipped[device_id] += count
-            frames = []
-            for query in ("lease_frames", "lease_events"):
+                self._skipped[device_id] += of_stream
+            await cursor.execute(SQL["lease_suspect"], terms)
+            frames = [Leased(*row) for row in await cursor.fetchall()]
+            for frame in frames:
+                log.warning(
+                    "the role ended while it looked at frame %s of %s/%s; trying it by itself",
+                    frame.sha256.hex(),
+                    frame.site_id,
+                    frame.device,
+                )
+            for query in () if frames else ("lease_frames", "lease_events"):
                 await cursor.execute(SQL[query], terms)
                 frames += [Leased(*row) for row in await cursor.fetchall()]
             if not frames:

@@ -89,13 +89,19 @@ async def out_of_connections(stage: Stage, _: EmbeddedPostgres) -> AsyncIterator
     """The service's session is ended, and others have taken every place."""
     hogs: list[psycopg.Connection[Any]] = []
     try:
-        _take_all_places(stage.database_url, hogs)
-        hogs[0].execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'smartsite ingest'"
-        )
-        # Its place is taken before it is back, or at its next attempt.
-        _take_all_places(stage.database_url, hogs)
+        ended = 0
+        while ended < 2:  # the service may be back before its place is taken, or still be leaving
+            _take_all_places(stage.database_url, hogs)
+            gone = (
+                not hogs[0]
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'smartsite ingest'"
+                )
+                .rowcount
+            )
+            ended = ended + 1 if gone else 0
+            await asyncio.sleep(0.01)
         yield
     finally:
         for hog in hogs:

@@ -77,7 +77,8 @@ taken AS (
     LIMIT %(at_most)s
     FOR UPDATE OF q SKIP LOCKED
 )
-UPDATE frame_queue q SET leased_until = %(until)s, leased_by = %(worker_id)s
+UPDATE frame_queue q
+SET leased_until = %(until)s, leased_by = %(worker_id)s, attempts = q.attempts + 1
 FROM taken t, devices d
 WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
 RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
@@ -99,7 +100,25 @@ taken AS (
     LIMIT %(events_at_most)s
     FOR UPDATE OF q SKIP LOCKED
 )
-UPDATE frame_queue q SET leased_until = %(until)s, leased_by = %(worker_id)s
+UPDATE frame_queue q
+SET leased_until = %(until)s, leased_by = %(worker_id)s, attempts = q.attempts + 1
+FROM taken t, devices d
+WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
+RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
+          d.settings -> 'camera', q.event;
+
+-- name: lease_suspect
+-- The oldest of what was taken before and came to no end, by itself: should it be what ends the
+-- process, it takes no other with it.
+WITH taken AS (
+    SELECT device_id, observed_at FROM frame_queue
+    WHERE attempts > 0 AND (leased_until IS NULL OR leased_until < %(now)s)
+    ORDER BY observed_at, device_id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE frame_queue q
+SET leased_until = %(until)s, leased_by = %(worker_id)s, attempts = q.attempts + 1
 FROM taken t, devices d
 WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
 RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
@@ -110,14 +129,19 @@ RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha2
 SELECT pg_try_advisory_lock(1936548193, -1);
 
 -- name: release_leases
--- For whoever has just become the one who looks: nobody else does.
-UPDATE frame_queue SET leased_until = NULL, leased_by = NULL WHERE leased_until IS NOT NULL;
+-- For whoever has just become the one who looks: nobody else does. What the worker `living` held,
+-- the database ended, and no picture: that was no attempt.
+UPDATE frame_queue
+SET leased_until = NULL, leased_by = NULL,
+    attempts = attempts - CASE WHEN leased_by = %(living)s THEN 1 ELSE 0 END
+WHERE leased_until IS NOT NULL;
 
 -- name: skip_overtaken
 -- Frames received too long ago to help, or older than those of their camera that `lease_frames`
--- would take. A picture of an event is overtaken by none: it only grows too old.
+-- would take. A picture of an event is overtaken by none: it only grows too old. Of either kind,
+-- what ended the process each time it was taken is not taken again.
 WITH waiting AS (
-    SELECT device_id, observed_at, received_at, event,
+    SELECT device_id, observed_at, received_at, event, attempts,
            row_number() OVER (PARTITION BY device_id, event ORDER BY observed_at DESC) AS place
     FROM frame_queue
     WHERE leased_until IS NULL OR leased_until < %(now)s
@@ -128,7 +152,8 @@ share AS (
 ),
 hopeless AS (
     SELECT w.device_id, w.observed_at,
-           CASE WHEN w.event AND w.received_at < %(events_too_old)s THEN 'event_too_old'
+           CASE WHEN w.attempts >= %(attempts_at_most)s THEN 'crashed'
+                WHEN w.event AND w.received_at < %(events_too_old)s THEN 'event_too_old'
                 WHEN w.event THEN NULL
                 WHEN w.received_at < %(too_old)s THEN 'too_old'
                 WHEN w.place > s.places THEN 'overload' END AS reason
@@ -138,7 +163,7 @@ gone AS (
     DELETE FROM frame_queue q USING hopeless h
     WHERE q.device_id = h.device_id AND q.observed_at = h.observed_at AND h.reason IS NOT NULL
       AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
-    RETURNING q.device_id, h.reason
+    RETURNING q.device_id, q.event, h.reason
 ),
 counted AS (
     INSERT INTO frames_skipped (hour, device_id, reason, count)
@@ -147,7 +172,8 @@ counted AS (
     ON CONFLICT (hour, device_id, reason) DO UPDATE
         SET count = frames_skipped.count + excluded.count
 )
-SELECT device_id, reason, count(*) FROM gone GROUP BY device_id, reason
+SELECT device_id, reason, count(*), count(*) FILTER (WHERE NOT event) AS of_stream
+FROM gone GROUP BY device_id, reason
 ORDER BY device_id, reason;
 
 -- name: skip_frame
@@ -189,7 +215,7 @@ CROSS JOIN LATERAL (
 ) f
 CROSS JOIN LATERAL (
     SELECT count(*) AS looked, count(*) FILTER (WHERE still) AS still,
-           count(*) FILTER (WHERE unfit IS NOT NULL) AS unfit
+           count(*) FILTER (WHERE unfit IS NOT NULL AND NOT event) AS unfit
     FROM detections l
     WHERE l.device_id = d.id AND l.received_at >= %(start)s AND l.received_at < %(end)s
       AND l.observed_at >= %(start)s::timestamptz - INTERVAL '1 day'

@@ -115,7 +115,7 @@ WHERE e.device_id = %(device_id)s AND e.observed_at < %(before)s
   AND e.observed_at > %(newer_than)s AND e.payload_sha256 IS NOT NULL
   AND NOT EXISTS (
       SELECT FROM violations v
-      WHERE v.kind = 'reported' AND v.site_id = d.site_id AND v.opened_at <= e.observed_at
+      WHERE v.rule = 'device.reported' AND v.site_id = d.site_id AND v.opened_at <= e.observed_at
         AND coalesce(v.closed_at, 'infinity') >= e.observed_at
         AND v.evidence @> jsonb_build_array(jsonb_build_object('source', jsonb_build_object(
             'worker', e.worker_id, 'number', e.segment, 'index', e.segment_index))))

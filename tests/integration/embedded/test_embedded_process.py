@@ -146,10 +146,11 @@ def test_a_log_that_cannot_be_written_is_misconfiguration(
 
 
 PARENT = """
-    import sys
+    import signal, sys
     from pathlib import Path
     from smartsite.embedded.process import Child
     lifeline, log, *program = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for `command &`
     child = Child(program, name="it", log=Path(log), lifeline=lifeline, abort_signal={abort})
     child.start()
     print(child.pid, flush=True)

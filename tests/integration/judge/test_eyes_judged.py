@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from alerts.evidence import SQL
 from alerts.sharing import Sharing
 from detectors.rules import Rules
 from device_profiles.jpeg import JpegHeader
@@ -60,7 +62,12 @@ class Site:
         await self._events.close()
 
     async def look(
-        self, seconds: Sequence[float], *boxes: Box, unfit: Unfit | None = None, skipped: int = 0
+        self,
+        seconds: Sequence[float],
+        *boxes: Box,
+        unfit: Unfit | None = None,
+        skipped: int = 0,
+        model: str = MODEL,
     ) -> None:
         seen: list[tuple[Leased, Look | str]] = []
         for second in seconds:
@@ -70,7 +77,7 @@ class Site:
             figures = {} if unfit is None else {"light": 12.0}
             look = Look(frame, header, boxes, False, unfit, figures, skipped)
             seen.append((frame, look))
-        await _store(self._vision, MODEL, SECOND_LOOK, seen)
+        await _store(self._vision, model, SECOND_LOOK, seen)
 
     async def report(
         self, second: float, what: str = "no_helmet", *, pictured: bool = True
@@ -229,6 +236,24 @@ async def test_a_copy_for_sharing_is_made_once_and_named_with_the_evidence(site:
     assert copy["sha256"].hex() in shared
 
 
+async def test_a_copy_is_made_of_the_look_of_the_model_that_is_named(site: Site) -> None:
+    newer = "ef" * 32
+    await site.look([0], HEAD)
+    await site.look([0], NEIGHBOUR, model=newer)
+    terms = {"site": SITE, "device": "camera-1", "observed_at": NOW, "frame_sha256": site.sha256}
+    with psycopg.connect(site.url) as connection:
+        for model, box in (
+            (MODEL, HEAD),
+            (newer, NEIGHBOUR),
+            ("77" * 32, NEIGHBOUR),
+            (None, NEIGHBOUR),
+        ):
+            named = None if model is None else bytes.fromhex(model)
+            query = SQL["seen_on_frame"]
+            (row,) = connection.execute(query, terms | {"model_sha256": named}).fetchall()
+            assert row == ([box.as_row()],)
+
+
 async def test_what_the_second_look_said_is_stored_and_judged(site: Site) -> None:
     cap = Box("helmet", 0.9, HEAD.box, 0.125)
     await site.look([t / 2 for t in range(0, 20, 2)], cap, NEIGHBOUR)
@@ -266,8 +291,35 @@ async def test_looks_of_before_the_second_look_stay_what_they_are(site: Site) ->
     assert (look.second_look_sha256, look.boxes) == (None, (NEIGHBOUR,))
 
 
-async def test_a_picture_that_is_gone_stops_nothing(site: Site) -> None:
-    site.frames.path(site.sha256).unlink()
+@pytest.mark.parametrize(
+    "breaking",
+    [
+        "UPDATE detections SET boxes = jsonb_set(boxes, '{0,6}', '2') WHERE observed_at = %(at)s",
+        "UPDATE detections SET boxes = '[7]' WHERE observed_at = %(at)s",
+    ],
+)
+async def test_a_look_that_cannot_be_read_counts_as_none_and_stops_nobody(
+    site: Site, breaking: str
+) -> None:
+    await site.look([t / 2 for t in range(20)], HEAD)
+    do(site.url, breaking, {"at": NOW})
+    await site.judge(10)
+    (told,) = (one for one in site.violations() if one["rule"] == "helmet.bare_head")
+    # It began at the look after: half a second later.
+    assert told["subject"] == f"camera-1#{microseconds(NOW) // 1_000 + 500}@120,120"
+
+
+@pytest.mark.parametrize("fault", ["gone", "too large for memory"])
+async def test_a_picture_that_cannot_be_had_stops_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error(fault)
+
+    if fault == "gone":
+        site.frames.path(site.sha256).unlink()
+    else:
+        monkeypatch.setattr("alerts.sharing.cv2.imdecode", refuse)
     await site.look([t / 2 for t in range(20)], HEAD)
     await site.judge(10)
     assert ask(site.url, "SELECT FROM shared_pictures") == []

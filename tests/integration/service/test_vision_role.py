@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from detectors.rules import Rules
+from detectors.vision.model import Model
 from device_profiles.native import microseconds
 from device_profiles.readings import Detections
 from device_profiles.sites import CameraSettings, Device
@@ -30,6 +31,7 @@ from ingest.pipeline import TimeLimits
 from ingest.store.readings import load_devices, readings_of_devices
 from ingest.store.worker import Worker, connect
 from simulators.camera import programme
+from smartsite.eyes import Eyes, Leased, Look
 from smartsite.judge import Judge
 from smartsite.roles import vision
 from smartsite.services import Whereabouts
@@ -240,11 +242,12 @@ async def test_what_could_not_be_stored_is_looked_at_again_at_once(
     room: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await room.hang(PICTURES[:5])
-    store, cuts = vision._store, 0
+    store, cuts, attempts = vision._store, 0, []
 
     async def cut_once(*given: Any) -> None:
         nonlocal cuts
         cuts += 1
+        attempts.append([row["attempts"] for row in ask(room.url, "SELECT * FROM frame_queue")])
         if cuts == 1:
             ask(
                 room.url,
@@ -256,9 +259,53 @@ async def test_what_could_not_be_stored_is_looked_at_again_at_once(
     monkeypatch.setattr(vision, "_store", cut_once)
     monkeypatch.setattr(vision, "LEASE", timedelta(hours=1))
     await room.until_looked()
-    assert cuts > 1
+    # All together once more: that was no attempt.
+    assert attempts == [[1] * 5] * 2
     assert len(room.looks()) == 5
     assert room.skipped() == {}
+
+
+async def test_a_picture_that_ends_the_process_is_skipped_and_takes_no_other_with_it(
+    room: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.hang(PICTURES[:4])
+    rows = ask(room.url, "SELECT observed_at, sha256 FROM frames ORDER BY observed_at")
+    times = [row["observed_at"] for row in rows]
+    do(
+        room.url,
+        "UPDATE frame_queue SET event = true WHERE observed_at = %(at)s",
+        {"at": times[0]},
+    )
+    eyes = Eyes(Model(None), FrameStore(room.settings.frame_dir), 0.3)
+    whole = eyes.look
+    taken: list[int] = []
+
+    class Killed(BaseException):
+        """The end of the process."""
+
+    def look(frames: Sequence[Leased]) -> list[tuple[Leased, Look | str]]:
+        taken.append(len(frames))
+        if any(frame.sha256 == rows[1]["sha256"] for frame in frames):
+            raise Killed
+        return whole(frames)
+
+    monkeypatch.setattr(eyes, "look", look)
+    ends = 0
+    while room.waiting():
+        worker = Worker(room.url, "vision")
+        watch = vision._Watch(worker, eyes, room.settings)
+        try:
+            while await watch.look():
+                pass
+        except Killed:
+            ends += 1
+        await worker.close()
+    assert ends == vision.ATTEMPTS
+    # All of them, then one by one; what comes before it is looked at, what comes after it as well.
+    assert taken == [4, 1, 1, 1, 1, 1]
+    assert room.skipped() == {"crashed": 1}
+    assert [look["observed_at"] for look in room.looks()] == [times[0], *times[2:]]
+    assert [look["skipped"] for look in room.looks()] == [0, 1, 0]
 
 
 async def test_a_second_process_stands_by_until_the_first_ends(

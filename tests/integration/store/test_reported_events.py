@@ -329,8 +329,8 @@ async def test_its_message_ages_out_with_frames_and_the_verdict_with_detections(
         desk.url,
         "INSERT INTO violations (id, rule, kind, site_id, subject, state, severity, opened_at,"
         " closed_at, measured, message_zh, message_en, evidence, booked_at, changed_at)"
-        " VALUES ('x', 'r', 'reported', 'yard', 's', 'open', 'warning', %(opened_at)s, NULL, '{}',"
-        " '', '', %(evidence)s::jsonb, now(), now())",
+        " VALUES ('x', 'device.reported', 'helmet', 'yard', 's', 'open', 'warning', %(opened_at)s,"
+        " NULL, '{}', '', '', %(evidence)s::jsonb, now(), now())",
         {"opened_at": NOW, "evidence": json.dumps(evidence)},
     )
 

@@ -66,6 +66,10 @@ class Easel:
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(SQL[name], terms).fetchall()
 
+    def do(self, name: LiteralString, **terms: object) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(SQL[name], terms)
+
 
 @pytest.fixture
 async def easel(database_url: str, tmp_path: Path) -> AsyncIterator[Easel]:
@@ -214,7 +218,8 @@ def lease(
         events_at_most=at_most,
         worker_id=1,
     )
-    assert {row[7] for row in rows} <= {name == "lease_events"}
+    if name != "lease_suspect":
+        assert {row[7] for row in rows} <= {name == "lease_events"}
     return sorted((row[2], round((row[3] - NOW).total_seconds())) for row in rows)
 
 
@@ -240,9 +245,59 @@ async def test_what_was_held_when_the_looking_stopped_is_free_at_once(easel: Eas
     queue(easel, "north", 1)
     assert lease(easel, now=10) == [("north", 1)]
     assert lease(easel, now=11) == []
-    with psycopg.connect(easel.url, autocommit=True) as connection:
-        connection.execute(SQL["release_leases"])
-    assert lease(easel, now=12) == [("north", 1)]
+    easel.do("release_leases", living=None)
+    assert lease(easel, now=12, name="lease_suspect") == [("north", 1)]
+
+
+def attempts(easel: Easel) -> list[int]:
+    rows = ask(easel.url, "SELECT attempts FROM frame_queue ORDER BY observed_at, device_id")
+    return [row["attempts"] for row in rows]
+
+
+async def test_what_was_taken_and_came_to_no_end_is_taken_by_itself_the_oldest_first(
+    easel: Easel,
+) -> None:
+    queue(easel, "north", 3, 4, events=[1])
+    queue(easel, "south", 3, events=[2])
+    assert lease(easel, now=10, name="lease_suspect") == []
+    lease(easel, now=10)
+    lease(easel, now=10, at_most=1, name="lease_events")
+    assert attempts(easel) == [1, 0, 1, 1, 1]
+    assert lease(easel, now=11, name="lease_suspect") == []  # they are being looked at
+    easel.do("release_leases", living=None)
+    taken = [lease(easel, now=12, name="lease_suspect") for _ in range(5)]
+    assert taken == [[("north", 1)], [("north", 3)], [("south", 3)], [("north", 4)], []]
+    assert attempts(easel) == [2, 0, 2, 2, 2]
+
+
+async def test_what_the_database_ended_was_no_attempt(easel: Easel) -> None:
+    queue(easel, "north", 1, 2)
+    lease(easel, now=10, at_most=1)  # by worker 1
+    easel.do("release_leases", living=2)
+    assert attempts(easel) == [0, 1]
+    lease(easel, now=10)
+    assert attempts(easel) == [1, 2]
+    easel.do("release_leases", living=1)
+    assert attempts(easel) == [0, 1]
+    easel.do("release_leases", living=1)
+    assert attempts(easel) == [0, 1]
+
+
+async def test_what_ended_every_attempt_is_skipped(easel: Easel) -> None:
+    north = queue(easel, "north", 3, 4, events=[1, 2])
+    do(
+        easel.url,
+        "UPDATE frame_queue SET attempts = CASE WHEN observed_at <= %(at)s THEN 3 ELSE 2 END",
+        {"at": at(1)},
+    )
+    do(easel.url, "UPDATE frame_queue SET attempts = 3 WHERE observed_at = %(at)s", {"at": at(3)})
+    terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
+    terms |= {"events_too_old": at(0), "attempts_at_most": 3}
+    # Of two, one was of the stream.
+    assert easel.run("skip_overtaken", **terms) == [(north, "crashed", 2, 1)]
+    assert attempts(easel) == [2, 2]
+    (counted,) = ask(easel.url, "SELECT reason, count FROM frames_skipped")
+    assert tuple(counted.values()) == ("crashed", 2)
 
 
 async def test_one_session_looks_at_a_time(easel: Easel) -> None:
@@ -275,9 +330,9 @@ async def test_the_picture_of_an_event_is_overtaken_by_no_frame_and_grows_too_ol
     for device in ("a", "b", "c", "d"):
         queue(easel, device, 7, 8, events=[-200, 2, 3])
     terms = {"now": at(10), "per_camera": 8, "at_most": 4}
-    terms |= {"too_old": at(5), "events_too_old": at(-100)}
+    terms |= {"too_old": at(5), "events_too_old": at(-100), "attempts_at_most": 3}
     skipped = easel.run("skip_overtaken", **terms)
-    assert [row[1:] for row in skipped] == [("event_too_old", 1), ("overload", 1)] * 4
+    assert [row[1:] for row in skipped] == [("event_too_old", 1, 0), ("overload", 1, 1)] * 4
     left = ask(easel.url, "SELECT observed_at FROM frame_queue ORDER BY 1")
     assert [row["observed_at"] for row in left] == [at(t) for t in (2, 3, 8) for _ in range(4)]
     counted = ask(easel.url, "SELECT reason, sum(count)::int FROM frames_skipped GROUP BY 1")
@@ -289,8 +344,8 @@ async def test_what_is_left_of_a_camera_is_never_older_than_what_was_taken(easel
     for device in ("a", "b", "c", "d"):
         queue(easel, device, 1, 2, 3)
     terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
-    terms["events_too_old"] = at(0)
-    assert [count for *_, count in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
+    terms |= {"events_too_old": at(0), "attempts_at_most": 3}
+    assert [row[2] for row in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
     assert lease(easel, now=10, per_camera=8, at_most=6) == [
         ("a", 3),
         ("b", 3),
@@ -309,10 +364,10 @@ async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel)
         {"until": at(20), "id": west},
     )
     terms = {"now": at(10), "per_camera": 3, "at_most": 100, "too_old": at(0)}
-    terms["events_too_old"] = at(0)
+    terms |= {"events_too_old": at(0), "attempts_at_most": 3}
     assert easel.run("skip_overtaken", **terms) == [
-        (north, "overload", 2),
-        (south, "too_old", 1),
+        (north, "overload", 2, 2),
+        (south, "too_old", 1, 1),
     ]
     assert easel.run("skip_overtaken", **terms) == []
     left = ask(easel.url, "SELECT device_id, observed_at FROM frame_queue ORDER BY 1, 2")

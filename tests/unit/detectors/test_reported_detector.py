@@ -74,6 +74,11 @@ def test_where_the_device_says_where_it_has_to_be_there(x: float, expected: str)
 
 def test_a_camera_that_cannot_see_contradicts_nothing() -> None:
     assert verdict(report(1), look(1, unfit=Unfit.DARK)) == "not looked at"
+    assert verdict(report(1), look(1, HELMET, unfit=Unfit.BLURRED)) == "not looked at"
+    # What is found is there.
+    assert verdict(report(1), look(1, HEAD, unfit=Unfit.BLURRED)) == "confirmed"
+    # A lens that looks elsewhere sees all the same.
+    assert verdict(report(1), look(1, unfit=Unfit.MOVED)) == "contradicted"
 
 
 def test_a_report_without_a_picture_is_said_at_once() -> None:

@@ -33,6 +33,26 @@ def test_what_is_no_probability_is_refused(more: list[Any]) -> None:
         Box.of_row(["helmet", 0.9, *CORNERS, *more])
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        [7, 0.9, *CORNERS],
+        ["helmet", "0.9", *CORNERS],
+        ["helmet", None, *CORNERS],
+        ["helmet", True, *CORNERS],
+        ["helmet", 0.9, 1.0, 2.0, [3.0], 4.0],
+        ["helmet", 0.9, 1.0, 2.0, float("inf"), 4.0],
+        "helmet",
+        {"label": 1, "score": 2, "x1": 3, "y1": 4, "x2": 5, "y2": 6},
+        None,
+        7,
+    ],
+)
+def test_what_holds_no_numbers_is_refused(row: Any) -> None:
+    with pytest.raises(ValueError, match=r"no name and five numbers|no row"):
+        Box.of_row(row)
+
+
 @pytest.mark.parametrize("row", [[], ["helmet", 0.9, 1.0, 2.0, 3.0]])
 def test_what_is_no_box_is_refused(row: list[Any]) -> None:
     with pytest.raises(ValueError, match="values to unpack"):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from detectors.rules import DustRule, Rules
@@ -125,6 +126,17 @@ def test_what_a_cameras_own_ai_says_makes_no_other_rule_late() -> None:
     judged = chain.observe([claim])
     assert judged.late == {}
     assert [item.rule for item in judged.said if isinstance(item, Finding)] == ["device.reported"]
+
+
+def test_the_picture_of_a_claim_makes_no_other_rule_late() -> None:
+    chain = Chain(RULES, [device("cam", Kind.CAMERA)])
+    chain.observe([bare_head(100)])
+    shown = msgspec.structs.replace(bare_head(75), event=True)
+    judged = chain.observe([shown], now=at(101))
+    assert judged.late == {}
+    lags = {subject.rule: watch.lag for subject, watch in chain.watches.items()}
+    assert lags["device.reported"] == timedelta(seconds=26)
+    assert lags["helmet.bare_head"] == lags["device.camera"] == timedelta()
 
 
 def test_cranes_are_judged_in_pairs_that_can_meet() -> None:

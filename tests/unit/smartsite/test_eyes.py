@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,7 +18,8 @@ import pytest
 from msgspec.structs import replace as replace_box
 from prometheus_client import REGISTRY
 
-from detectors.rules import HelmetRule, Rules
+from detectors.reported import ReportedDetector
+from detectors.rules import HelmetRule, ReportedRule, Rules
 from detectors.vision.model import SHIPPED, Model
 from detectors.vision.picture import Image
 from detectors.vision.second_look import SecondLook
@@ -28,6 +29,8 @@ from simulators.camera import programme
 from smartsite.eyes import KEEP_SCENES, RUNS, Eyes, Leased, Look, Scene, with_skipped
 from smartsite.roles.vision import as_message, scores_apart
 from smartsite.settings import Settings, VisionSettings
+from tests.unit.detectors import timelines
+from tests.unit.detectors.timelines import SITE, findings_of, report
 
 T0 = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 HEAD = Box("head", 0.9, (100.0, 100.0, 140.0, 140.0))
@@ -340,6 +343,55 @@ def test_a_dark_camera_says_nothing_of_the_picture_of_an_event(tmp_path: Path) -
     assert stand.watch([0, 1, 2, 3], night())[-1].unfit is Unfit.DARK
     (look,) = stand.look(stand.frame(3.5, cropped(), event=True))
     assert (look.boxes, look.unfit, look.fitness) == ((HEAD,), None, {})
+
+
+def flat() -> bytes:
+    return cv2.imencode(".jpg", np.full((360, 640, 3), 128, np.uint8))[1].tobytes()
+
+
+def blurred() -> bytes:
+    picture = cv2.imdecode(np.frombuffer(still(), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return cv2.imencode(".jpg", cv2.GaussianBlur(picture, (0, 0), 8))[1].tobytes()
+
+
+def blown_out() -> bytes:
+    picture = np.full((360, 640, 3), 255, np.uint8)
+    picture[:40] = 0
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("picture", "unfit"),
+    [
+        (night, Unfit.DARK),
+        (blown_out, Unfit.BRIGHT),
+        (blurred, Unfit.BLURRED),
+        (flat, Unfit.BLOCKED),
+    ],
+)
+def test_the_picture_of_an_event_says_by_itself_that_nothing_can_be_seen_on_it(
+    tmp_path: Path, picture: Callable[[], bytes], unfit: Unfit
+) -> None:
+    stand = Stand(tmp_path, HEAD)
+    (look,) = stand.look(stand.frame(0, picture(), event=True))
+    # The model looks all the same: what it finds it finds, and heads are there to be concealed.
+    assert (look.boxes, look.unfit) == ((HEAD,), unfit)
+    assert look.fitness.keys() == {"light", "sharpness", "structure"}
+    # It is one picture's fault, not the camera's.
+    (look,) = stand.look(stand.frame(1, still()))
+    assert look.unfit is None
+
+
+@pytest.mark.parametrize(("picture", "contradicted"), [(night, 0), (still, 1)])
+def test_a_report_with_a_dark_picture_is_not_contradicted(
+    stand: Stand, picture: Callable[[], bytes], contradicted: float
+) -> None:
+    (seen,) = stand.look(stand.frame(0, picture(), event=True))
+    detector = ReportedDetector(SITE, "cam-1", ReportedRule())
+    detector.observe(report(1))
+    (told,) = findings_of(detector.observe(timelines.look(1, *seen.boxes, unfit=seen.unfit)))
+    assert (told.measured["confirmed"], told.measured["contradicted"]) == (0, contradicted)
 
 
 def test_pictures_of_events_are_looked_at_whole_and_tell_nothing_of_the_size_of_heads(

@@ -72,6 +72,11 @@ def test_steps_are_counted_in_whole_batches(images: int, refine: int, steps: int
     assert dataclasses.replace(SHORT, images=images, refine_images=refine).steps == steps
 
 
+def test_a_run_without_refining_ends_at_the_lowest_rate() -> None:
+    plain = dataclasses.replace(SHORT, refine_images=0)
+    assert plain.rate(plain.steps) == pytest.approx(plain.peak_rate * plain.final_rate)
+
+
 def test_the_model_is_made_for_the_size_it_is_shown_last() -> None:
     assert SHORT.final_size == 128
     assert dataclasses.replace(SHORT, refine_images=0).final_size == 64

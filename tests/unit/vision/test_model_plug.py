@@ -211,6 +211,12 @@ def test_a_model_that_gives_no_numbers_finds_nothing(put: Put) -> None:
         assert loaded(path).see(picture((0, 0, 0)), 0.5) == []
 
 
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_none(put: Put, score: float) -> None:
+    answer = yolo([[20, 30, 10, 20, score, 0.1], *ROWS])
+    assert loaded(put(always(answer), described(ONE_BOX))).see(picture((0, 0, 0)), 0.5) == FOUND
+
+
 def test_classes_by_number_and_classes_to_be_ignored(put: Put) -> None:
     answer = yolo([[20, 30, 10, 20, 0.9, 0.1, 0.8], [50, 50, 8, 8, 0.2, 0.7, 0.1]])
     for name, classes in (("list", '["", "person", ""]'), ("table", '{ 1 = "person" }')):
