@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -48,6 +48,9 @@ PATIENCE = timedelta(days=1)
 
 PICTURES = "quarantined_pictures"
 """Name of the bound up to which the pictures of the quarantine have aged out."""
+
+Remove: TypeAlias = Callable[[int, list[tuple[datetime, bytes]]], Awaitable[None]]
+"""Removes pictures of a camera, by its number: their times and hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,30 +317,14 @@ class Aging:
                 return
 
     async def _age_frames(self) -> None:
-        days = self._terms.frames_days
-        if not days:
-            return
-        before = self._now - timedelta(days=days)
-        for (device_id,) in await self._rows(SQL["cameras"]):
-            after = EARLIEST
-            while not self._enough():
-                batch = await self._rows(
-                    SQL["frames_to_age_out"],
-                    {
-                        "device_id": device_id,
-                        "before": before,
-                        "newer_than": after,
-                        "at_most": BATCH_FRAMES,
-                    },
-                )
-                if batch:
-                    after = batch[-1][0]
-                    await self._remove_frames(device_id, batch)
-                if len(batch) < BATCH_FRAMES:
-                    break
+        await self._age_batches(SQL["frames_to_age_out"], self._remove_frames)
 
     async def _age_messages(self) -> None:
         """Remove the files of AI boxes' messages; what they said stays as long as detections."""
+        await self._age_batches(SQL["messages_to_age_out"], self._remove_messages)
+
+    async def _age_batches(self, query: LiteralString, remove: Remove) -> None:
+        """Remove what a query finds of each camera, batch by batch, the oldest first."""
         days = self._terms.frames_days
         if not days:
             return
@@ -346,7 +333,7 @@ class Aging:
             after = EARLIEST
             while not self._enough():
                 batch = await self._rows(
-                    SQL["messages_to_age_out"],
+                    query,
                     {
                         "device_id": device_id,
                         "before": before,
@@ -356,7 +343,7 @@ class Aging:
                 )
                 if batch:
                     after = batch[-1][0]
-                    await self._remove_messages(device_id, batch)
+                    await remove(device_id, batch)
                 if len(batch) < BATCH_FRAMES:
                     break
 
