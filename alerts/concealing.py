@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from device_profiles.readings import HEADS
+
 Image: TypeAlias = npt.NDArray[np.uint8]
 Corners: TypeAlias = tuple[float, float, float, float]
 Seen: TypeAlias = Sequence[Sequence[Any]]
@@ -31,7 +33,6 @@ MEANS = 6
 GROWN = 0.3
 """A head's box is grown by this share of its size on every side: hair, chin and ears."""
 
-_HEADS = frozenset({"head", "helmet"})
 _PERSON = "person"
 _TORSOS = frozenset({"vest", "no_vest"})
 SAME = 0.3
@@ -150,7 +151,7 @@ def strangers(drawn: Seen, seen: Seen) -> Concealed:
         All other heads, and where none was seen of somebody, where it must be; and the heads that
         stay.
     """
-    heads = _labelled(seen, _HEADS)
+    heads = _labelled(seen, HEADS)
     persons = _labelled(seen, {_PERSON})
     torsos = _labelled(seen, _TORSOS)
     bodies = [_Body(person, torso=False) for person in persons]
@@ -161,7 +162,7 @@ def strangers(drawn: Seen, seen: Seen) -> Concealed:
             bodies.append(_Body(torso, torso=True))
     involved: set[int] = set()
     about: set[int] = set()
-    for corners in _labelled(drawn, _HEADS):
+    for corners in _labelled(drawn, HEADS):
         head = _best(corners, heads)
         if head is None:
             head = len(heads)

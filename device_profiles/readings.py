@@ -139,6 +139,10 @@ class CraneReading(Reading, frozen=True, kw_only=True):
     alarms: tuple[str, ...] | None = None
 
 
+HEADS = frozenset({"helmet", "head"})
+"""Labels of boxes around heads: of those that lie in one place only one is true."""
+
+
 class Box(msgspec.Struct, frozen=True, gc=False):
     """One detected object.
 

@@ -36,17 +36,16 @@ from detectors.vision.tiles import LARGER, Magnifier, look_closely, nearer
 from detectors.vision.zones import Plan
 from device_profiles.errors import Rejected
 from device_profiles.jpeg import JpegHeader, read_jpeg_header
-from device_profiles.readings import Box, Unfit
+from device_profiles.readings import HEADS, Box, Unfit
 from device_profiles.sites import CameraSettings
 from ingest.frame_store import FrameStore
 from ingest.store.queries import load_queries
-from smartsite.detecting import MAX_BYTES, opened
+from smartsite.media import MAX_BYTES, opened
 
 log = logging.getLogger(__name__)
 
 SQL = load_queries(Path(__file__).with_suffix(".sql"))
 
-HEADS = frozenset({"helmet", "head"})
 
 SMALL_HEAD_PX = 20.0
 """Heads smaller than this in the model's input are found less and less: then tiles help."""

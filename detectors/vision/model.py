@@ -22,7 +22,7 @@ from detectors.vision.picture import Image, Placement, decode, fit, place
 from detectors.vision.plug import Reader, describe
 from device_profiles.errors import Rejected
 from device_profiles.jpeg import read_jpeg_header
-from device_profiles.readings import Box
+from device_profiles.readings import HEADS, Box
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ MAX_BOXES = 300
 MAX_CANDIDATES = 1_000
 """Most candidates that are compared with one another, the best; a model gone wild has thousands."""
 
-ONE_OF = frozenset({"helmet", "head"})
-"""Classes of which one head is only one: their boxes suppress each other."""
 
 GPU_BATCH = 16
 """Pictures a GPU looks at together. On a CPU a batch costs what its pictures cost one by one."""
@@ -112,7 +110,7 @@ class Model:
             self._reader = self._warmed()
         except Misconfigured as fault:
             raise Misconfigured(f"the model {path} {fault}") from None
-        first = {name: min(ONE_OF & set(self.classes), default=name) for name in ONE_OF}
+        first = {name: min(HEADS & set(self.classes), default=name) for name in HEADS}
         groups = [first.get(name, name) for name in self._reader.names]
         self._groups = np.array([groups.index(name) for name in groups], np.int64)
         if tested:

@@ -21,7 +21,7 @@ import numpy as np
 from detectors.vision.boxes import suppress
 from detectors.vision.picture import Image, decode
 from device_profiles.jpeg import JpegHeader
-from device_profiles.readings import Box
+from device_profiles.readings import HEADS, Box
 
 Ways = Literal["auto", "off", "2x2", "3x2"]
 
@@ -49,7 +49,6 @@ _LEAST_SIZES = 6
 _EDGE_PX = 2.0
 _MAX_OVERLAP = 0.5
 _INSIDE = 0.85
-_ONE_OF = frozenset({"helmet", "head"})
 _MAX_BOXES = 300
 
 
@@ -203,7 +202,7 @@ def merge(boxes: Sequence[Box]) -> list[Box]:
         return []
     corners = np.array([box.box for box in boxes], np.float32)
     scores = np.array([box.score for box in boxes], np.float32)
-    names = ["head" if box.label in _ONE_OF else box.label for box in boxes]
+    names = ["head" if box.label in HEADS else box.label for box in boxes]
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
     groups = np.array([numbers[name] for name in names], np.int64)
     kept: list[Box] = []
@@ -211,8 +210,8 @@ def merge(boxes: Sequence[Box]) -> list[Box]:
         box = boxes[int(place)]
         # A head that is drawn larger in one tile than in the other is one head; a person before
         # another is two.
-        if box.label not in _ONE_OF or not any(
-            other.label in _ONE_OF and _lies_in(box, other) for other in kept
+        if box.label not in HEADS or not any(
+            other.label in HEADS and _lies_in(box, other) for other in kept
         ):
             kept.append(box)
     return kept

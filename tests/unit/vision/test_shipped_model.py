@@ -10,9 +10,9 @@ import pytest
 
 from detectors.vision.boxes import overlap_matrix, overlaps
 from detectors.vision.errors import Misconfigured
-from detectors.vision.model import MAX_BOXES, ONE_OF, SHIPPED, Model
+from detectors.vision.model import MAX_BOXES, SHIPPED, Model
 from device_profiles.errors import Rejected
-from device_profiles.readings import Box
+from device_profiles.readings import HEADS, Box
 
 CLIPS = Path(__file__).resolve().parents[3] / "simulators" / "clips"
 
@@ -170,7 +170,7 @@ def look_at_what_counts(model: Model, name: str) -> list[Box]:
 
 def test_one_head_is_only_one_where_it_is_acted_on(model: Model) -> None:
     def doubles(boxes: list[Box]) -> int:
-        heads = np.array([box.box for box in boxes if box.label in ONE_OF], np.float32)
+        heads = np.array([box.box for box in boxes if box.label in HEADS], np.float32)
         shares = overlap_matrix(heads, heads)
         return int((np.triu(shares, 1) > 0.6).sum())
 
