@@ -35,8 +35,9 @@ def main() -> None:
     train.add_argument("run", type=Path, help="folder of checkpoints, log and model.onnx")
     train.add_argument("--start", type=Path, help=f"default: DATASET/{START_WEIGHTS}")
     train.add_argument("--cache", type=Path, help="default: RUN/cache")
-    train.add_argument("--images", type=int, help="look at this many, where the recipe says else")
-    train.add_argument("--size", type=int)
+    train.add_argument("--images", type=int, help="of the first stretch")
+    train.add_argument("--refine-images", type=int, help="of the second stretch")
+    train.add_argument("--size", type=int, help="of the first stretch's last part, pixels")
     train.add_argument("--seed", type=int)
     train.add_argument("--check-every", type=int, default=12_000, metavar="IMAGES")
     train.add_argument("--threads", type=int, default=2)
@@ -70,7 +71,7 @@ def main() -> None:
     told.add_argument("dataset", type=Path)
     told.add_argument("folder", type=Path)
     told.add_argument("--second-look", type=Path, help="second_look.onnx")
-    told.add_argument("--score", type=float, default=0.42, help="what counts as found")
+    told.add_argument("--score", type=float, default=0.44, help="what counts as found")
     told.set_defaults(do=_report)
 
     arguments = parser.parse_args()
@@ -82,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     chosen = {
         name: value
-        for name in ("images", "size", "seed")
+        for name in ("images", "refine_images", "size", "seed")
         if (value := getattr(arguments, name)) is not None
     }
     recipe = dataclasses.replace(Recipe(), **chosen)
