@@ -12,9 +12,10 @@ import torch
 
 from detectors.training import second_look
 from detectors.training.dataset import manifest_hash, read_dataset
+from detectors.training.efficientnet import imagenet_weights
 from detectors.training.evaluate import evaluate
 from detectors.training.export import export, onnx_network
-from detectors.training.loop import Trainer, read_weights
+from detectors.training.loop import Trainer
 from detectors.training.recipe import Recipe
 from detectors.training.report import report
 
@@ -60,10 +61,9 @@ def main() -> None:
     look = commands.add_parser("second-look", help="trains the classifier of heads, minutes")
     look.add_argument("dataset", type=Path)
     look.add_argument("run", type=Path, help="folder of second_look.onnx and its report")
-    look.add_argument("--start", type=Path, help=f"default: DATASET/{START_WEIGHTS}")
     look.add_argument("--crops", type=int, help="look at this many, where the recipe says else")
     look.add_argument("--seed", type=int)
-    look.add_argument("--threads", type=int, default=1)
+    look.add_argument("--threads", type=int, default=2)
     look.set_defaults(do=_second_look)
 
     told = commands.add_parser("report", help="curves, worst cases, and what hats do, on val")
@@ -127,8 +127,8 @@ def _second_look(arguments: argparse.Namespace) -> None:
     }
     recipe = dataclasses.replace(second_look.SecondLookRecipe(), **chosen)
     pictures = read_dataset(arguments.dataset)
-    start = read_weights(arguments.start or arguments.dataset / START_WEIGHTS)
-    model = second_look.train(recipe, second_look.gather(pictures, "train"), start)
+    crops = second_look.gather(pictures, "train")
+    model = second_look.train(recipe, crops, imagenet_weights())
     checked = second_look.gather(pictures, "val")
     model.calibrate(checked, recipe.kept)
     arguments.run.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
 """The second look: a small classifier on the crop of a head, helmet or not.
 
 The detector sees a head at some twenty pixels, with everything else to think of; this one sees
-the head alone. It is trained on the boxes of people, and on hats that are drawn onto bare heads:
-the collections show next to no caps and knit hats, and every model learns from them that whatever
-is worn on a head in a bright colour is a helmet.
+the head alone. It is trained on the boxes of people, and on hats that are put onto bare heads: the
+collections show next to no caps and knit hats, and every model learns from them that whatever is
+worn on a head in a bright colour is a helmet. What cloth and straw look like it knows from
+ImageNet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,17 +30,18 @@ from torch.nn import functional
 
 from detectors.training.augment import weathered
 from detectors.training.dataset import Picture, Pixels, read_picture
-from detectors.training.export import OPSET, fold_batch_norms
+from detectors.training.efficientnet import STAGES, Trunk
+from detectors.training.export import OPSET
 from detectors.training.hats import HATS, in_another_colour, transplant, with_spot
-from detectors.training.network import Backbone
+from detectors.training.network import parameter_groups
 from detectors.training.recipe import HEAD, HELMET
 from detectors.vision.crops import SIDE, WIDER, head_crop
 
 Floats = npt.NDArray[np.float32]
 
-# Kept wider and finer than the network sees them, so that shifting and turning has something to
-# show at the edges.
-KEPT_SIDE = 80
+# Kept wider than the network sees them, so that shifting and turning has something to show at the
+# edges; as fine as it sees them.
+KEPT_SIDE = 128
 KEPT_WIDER = 2.0
 SMALLEST_HEAD = 10.0
 """Of heads with a longer side below this nobody can say what they wear, pixels."""
@@ -53,45 +55,33 @@ LEAST = 0.5
 
 
 @dataclass(frozen=True)
-class Mix:
-    """What heads one member of the second look is shown.
-
-    Attributes:
-        real_hats: part of the batch that are real hats (`hats.csv`).
-        dressed_heads: part of the other bare heads that get a hat.
-        transplanted: part of these hats that are real ones, cut out of another picture; the others
-            are drawn.
-    """
-
-    real_hats: float
-    dressed_heads: float
-    transplanted: float
-
-
-@dataclass(frozen=True)
 class SecondLookRecipe:
     """What decides how the second look comes out.
 
     Attributes:
-        mixes: one for each member. Real hats are few and drawn ones are not real: members that saw
-            more of the ones or the others are wrong about different heads.
-        kept: part of the helmets of val that the members together are to believe in.
-        crops: how many each member looks at before its training ends.
+        kept: part of the helmets of val that it is to believe in.
+        crops: how many it looks at before training ends.
         batch: crops a step.
         peak_rate: learning rate of AdamW after warm-up; falls by a cosine to nothing.
-        weight_decay: of convolution weights.
+        weight_decay: of weights, not of biases and norms.
+        real_hats: part of the batch that are real hats (`hats.csv`).
+        dressed_heads: part of the other bare heads that get a hat.
+        transplanted: part of these hats that are real ones, cut out of another picture; the others
+            are drawn.
         dressed_helmets: part of the helmets that get another colour.
         smoothing: of the labels.
         average: how much of the averaged weights is kept a step.
         seed: of everything drawn.
     """
 
-    mixes: tuple[Mix, ...] = (Mix(0.0, 0.5, 0.0), Mix(0.1, 0.25, 0.8), Mix(0.1, 0.5, 0.6))
-    kept: float = 0.955
-    crops: int = 240_000
+    kept: float = 0.97
+    crops: int = 120_000
     batch: int = 128
-    peak_rate: float = 2e-3
+    peak_rate: float = 1e-3
     weight_decay: float = 0.03
+    real_hats: float = 0.1
+    dressed_heads: float = 0.5
+    transplanted: float = 0.6
     dressed_helmets: float = 0.4
     smoothing: float = 0.02
     average: float = 0.99
@@ -125,62 +115,29 @@ class Crops:
         """Numbers of those in a hat that was there when the picture was taken."""
         return np.flatnonzero(np.array([kind != "" for kind in self.hats]))
 
-    def but(self, others: npt.NDArray[np.bool_]) -> Crops:
-        """The same without some of them."""
-        rest = np.flatnonzero(~others)
-        return Crops(
-            self.pixels[rest],
-            self.boxes[rest],
-            self.helmets[rest],
-            self.sizes[rest],
-            [self.sources[number] for number in rest],
-            [self.hats[number] for number in rest],
-            [self.pictures[number] for number in rest],
-        )
 
+class SecondLook(nn.Module):
+    """EfficientNet-Lite0 down to a sixteenth, pooled to one logit."""
 
-class Member(nn.Module):
-    """YOLOX-nano's first four stages, pooled to one logit."""
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        whole = Backbone()
-        self.stem, self.dark2 = whole.stem, whole.dark2
-        self.dark3, self.dark4 = whole.dark3, whole.dark4
-        self.last = nn.Linear(256, 1)
+        self.trunk = Trunk()
+        self.last = nn.Linear(2 * STAGES[-1].outputs, 1)
+        nn.init.zeros_(self.last.weight)
+        self.register_buffer("shift", torch.zeros(()))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Logits [N] of crops [N, 3, 48, 48], BGR, 0 to 255."""
-        x = self.dark4(self.dark3(self.dark2(self.stem(crops))))
+        """Logits [N] of crops [N, 3, 96, 96], BGR, 0 to 255; believed are those above 0."""
+        x = self.trunk(crops)
         pooled = torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)
-        return self.last(functional.dropout(pooled, 0.2, self.training))[:, 0]
-
-    def load_coco(self, weights: dict[str, Tensor]) -> None:
-        """Takes over the stages of YOLOX-nano's COCO weights."""
-        own = self.state_dict()
-        taken = {name: weights[f"backbone.backbone.{name}"] for name in own if name[:5] != "last."}
-        self.load_state_dict(taken, strict=False)
-
-
-class SecondLook(nn.Module):
-    """The mean of its members' logits, moved so that what is believed lies above 0."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.shift = nn.Parameter(torch.zeros(()), requires_grad=False)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Logits [N] of crops [N, 3, 48, 48], BGR, 0 to 255."""
-        return torch.stack([member(crops) for member in self.members]).mean(0) + self.shift
+        return self.last(functional.dropout(pooled, 0.2, self.training))[:, 0] + self.shift
 
     def calibrate(self, crops: Crops, kept: float) -> None:
         """Moves the logits so that a part of the helmets among crops is believed in."""
         helmets = np.stack([_shown(crop) for crop in crops.pixels[crops.helmets]])
-        self.shift.zero_()
-        believed = np.clip(shares(self, helmets), 1e-6, 1 - 1e-6)
-        lowest = float(np.quantile(np.log(believed / (1 - believed)), 1 - kept))
-        self.shift.fill_(-lowest)
+        self.shift -= float(np.quantile(logits(self, helmets), 1 - kept))
 
 
 def read_hats(path: Path = HATS_LIST) -> dict[tuple[str, int], str]:
@@ -246,12 +203,26 @@ def _shown(crop: Pixels) -> Pixels:
     return np.asarray(cv2.resize(cut, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _as_coarse(crop: Pixels, size: float) -> Pixels:
+    """What was drawn on an enlarged head is no sharper than the head.
+
+    Args:
+        crop: kept, with something drawn.
+        size: longer side of the head in its picture, pixels.
+    """
+    own = round(KEPT_WIDER * size)
+    if own >= KEPT_SIDE:
+        return crop
+    small = cv2.resize(crop, (own, own), interpolation=cv2.INTER_AREA)
+    large = cv2.resize(small, (KEPT_SIDE, KEPT_SIDE), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large, np.uint8)
+
+
 def _drawn(
     random: np.random.Generator,
     crops: Crops,
     number: int,
     recipe: SecondLookRecipe,
-    mix: Mix,
     real: npt.NDArray[np.int64],
 ) -> Pixels:
     """A training sample: dressed, shifted, turned, weathered."""
@@ -262,8 +233,8 @@ def _drawn(
     elif crops.hats[number]:
         if random.random() < 0.4:
             in_another_colour(random, crop, box)
-    elif random.random() < mix.dressed_heads:
-        if len(real) and random.random() < mix.transplanted:
+    elif random.random() < recipe.dressed_heads:
+        if len(real) and random.random() < recipe.transplanted:
             hat = int(random.choice(real))
             transplant(random, crop, box, crops.pixels[hat], crops.boxes[hat])
         else:
@@ -271,6 +242,7 @@ def _drawn(
     if random.random() < 0.25:
         # On both kinds alike, beside the head: that something is drawn must not tell anything.
         with_spot(random, crop, box)
+    crop = _as_coarse(crop, float(crops.sizes[number]))
     scale = SIDE / KEPT_SIDE * KEPT_WIDER / WIDER * np.exp(random.uniform(-0.22, 0.22))
     around = (KEPT_SIDE / 2, KEPT_SIDE / 2)
     turn = np.asarray(cv2.getRotationMatrix2D(around, random.uniform(-12, 12), scale), np.float64)
@@ -291,9 +263,7 @@ def _drawn(
     return weathered(random, np.ascontiguousarray(crop))
 
 
-def _batches(
-    crops: Crops, recipe: SecondLookRecipe, member: int
-) -> Iterator[tuple[Pixels, Floats]]:
+def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, Floats]]:
     """Batches; half of every one wears helmets, and each collection counts by its root."""
     counts: defaultdict[tuple[str, bool], int] = defaultdict(int)
     keys = list(zip(crops.sources, crops.helmets.tolist(), strict=True))
@@ -304,20 +274,17 @@ def _batches(
         weights[crops.helmets == helmet] /= weights[crops.helmets == helmet].sum()
     weights /= weights.sum()
     real = crops.real_hats
-    mix = recipe.mixes[member]
-    if len(real) and mix.real_hats:
+    if len(real) and recipe.real_hats:
         # A picture with many hats, or that is there several times, counts by its root.
         shown = Counter(crops.pictures[number] for number in real)
         share = np.array([shown[crops.pictures[number]] ** -0.5 for number in real])
-        weights *= 1 - mix.real_hats
-        weights[real] += mix.real_hats * share / share.sum()
+        weights *= 1 - recipe.real_hats
+        weights[real] += recipe.real_hats * share / share.sum()
 
     def batch(step: int) -> tuple[Pixels, Floats]:
-        random = np.random.default_rng((recipe.seed, member, step))
+        random = np.random.default_rng((recipe.seed, step))
         numbers = random.choice(len(keys), recipe.batch, p=weights)
-        samples = np.stack(
-            [_drawn(random, crops, int(number), recipe, mix, real) for number in numbers]
-        )
+        samples = np.stack([_drawn(random, crops, int(number), recipe, real) for number in numbers])
         return samples, crops.helmets[numbers].astype(np.float32)
 
     steps = recipe.crops // recipe.batch
@@ -329,37 +296,28 @@ def _batches(
                 ahead.append(pool.submit(batch, step + 3))
 
 
-def train(recipe: SecondLookRecipe, crops: Crops, start: dict[str, Tensor]) -> SecondLook:
-    """Trains member after member; says how it goes every ten seconds.
+def train(recipe: SecondLookRecipe, crops: Crops, start: Mapping[str, Tensor]) -> SecondLook:
+    """Trains it; says how it goes every ten seconds.
 
     Args:
         recipe: what decides how it comes out.
         crops: of the train split.
-        start: weights of YOLOX-nano.
+        start: see `detectors.training.efficientnet.imagenet_weights`.
 
     Returns:
-        The members; `SecondLook.calibrate` is still to be called.
+        The averaged network; `SecondLook.calibrate` is still to be called.
     """
     print(json.dumps({"crops": len(crops.sizes), "helmets": int(crops.helmets.sum())}), flush=True)
-    members = [_member(recipe, number, crops, start) for number in range(len(recipe.mixes))]
-    return SecondLook(members).eval()
-
-
-def _member(
-    recipe: SecondLookRecipe, number: int, crops: Crops, start: dict[str, Tensor]
-) -> Member:
-    torch.manual_seed(recipe.seed + number)
-    model = Member()
-    model.load_coco(start)
+    torch.manual_seed(recipe.seed)
+    model = SecondLook()
+    model.trunk.load_imagenet(start)
     model.to(memory_format=torch.channels_last).train()
     averaged = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.peak_rate)
     steps = recipe.crops // recipe.batch
     said = began = time.monotonic()
     losses: list[float] = []
-    for step, (samples, wanted) in enumerate(_batches(crops, recipe, number)):
+    for step, (samples, wanted) in enumerate(_batches(crops, recipe)):
         rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak_rate * rate
@@ -385,8 +343,6 @@ def _member(
             said = time.monotonic()
             left = (said - began) / (step + 1) * (steps - step - 1)
             line = {
-                "member": number + 1,
-                "members": len(recipe.mixes),
                 "step": step + 1,
                 "of": steps,
                 "loss": round(float(np.mean(losses)), 4),
@@ -397,25 +353,27 @@ def _member(
     return averaged
 
 
-def shares(model: SecondLook, crops: Pixels) -> Floats:
-    """Probability of a helmet for crops [n, 48, 48, 3]."""
+def logits(model: SecondLook, crops: Pixels) -> Floats:
+    """What the network makes of crops [n, 96, 96, 3]."""
     found = []
     with torch.inference_mode():
         for start in range(0, len(crops), 256):
             part = torch.from_numpy(crops[start : start + 256]).permute(0, 3, 1, 2).float()
-            found.append(model(part).sigmoid().numpy())
+            found.append(model(part).numpy())
     return np.concatenate(found).astype(np.float32)
 
 
-def check(
-    look: Callable[[Pixels], Floats], crops: Crops, least: float = LEAST
-) -> dict[str, dict[str, float]]:
+def shares(model: SecondLook, crops: Pixels) -> Floats:
+    """Probability of a helmet for crops [n, 96, 96, 3]."""
+    return np.asarray(1 / (1 + np.exp(-logits(model, crops))), np.float32)
+
+
+def check(look: Callable[[Pixels], Floats], crops: Crops) -> dict[str, dict[str, float]]:
     """How often it is right, by source, by size, and on hats drawn on the bare heads of `crops`.
 
     Args:
-        look: from crops [n, 48, 48, 3] to the probability of a helmet.
+        look: from crops [n, 96, 96, 3] to the probability of a helmet.
         crops: what to look at, of a split it was not trained on.
-        least: probability from which on a crop counts as a helmet.
 
     Returns:
         By group: how many, and the part that is called a helmet.
@@ -425,7 +383,7 @@ def check(
 
     def note(name: str, found: Floats) -> None:
         if len(found):
-            called = round(float((found >= least).mean()), 4)
+            called = round(float((found >= LEAST).mean()), 4)
             report[name] = {"crops": len(found), "called_helmet": called}
 
     sources = np.array(crops.sources)
@@ -447,7 +405,7 @@ def check(
         for number in bare:
             crop = crops.pixels[number].copy()
             hat(random, crop, crops.boxes[number])
-            dressed.append(_shown(crop))
+            dressed.append(_shown(_as_coarse(crop, float(crops.sizes[number]))))
         note(f"heads with drawn {name}", look(np.stack(dressed)))
     recoloured_helmets = []
     for number in np.flatnonzero(crops.helmets):
@@ -469,7 +427,6 @@ class _Exported(nn.Module):
 
 def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash: str) -> None:
     """Writes the classifier as ONNX with its metadata."""
-    fold_batch_norms(model.eval())
     torch.onnx.export(
         _Exported(model).eval(),
         (torch.zeros(1, 3, SIDE, SIDE),),
@@ -489,10 +446,10 @@ def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash:
             "least": json.dumps(LEAST),
             "data_sha256": data_hash,
             "recipe": json.dumps(asdict(recipe)),
-            "members": str(len(recipe.mixes)),
             "licence": "Apache-2.0",
-            "attribution": "Stages of YOLOX-nano (Megvii, Apache-2.0, COCO), fine-tuned. Pictures:"
-            " see detectors/training/ATTRIBUTION.md and manifest.csv.",
+            "attribution": "Stages of EfficientNet-Lite0 (Google, Apache-2.0, ImageNet), as"
+            " converted by ML Illustrated (Apache-2.0), fine-tuned. Pictures: see"
+            " detectors/training/ATTRIBUTION.md and manifest.csv.",
         },
     )
     onnx.checker.check_model(written)
@@ -500,7 +457,7 @@ def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash:
 
 
 def onnx_look(path: Path) -> Callable[[Pixels], Floats]:
-    """A second look from its file: crops [n, 48, 48, 3] to the probability of a helmet."""
+    """A second look from its file: crops [n, 96, 96, 3] to the probability of a helmet."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def look(crops: Pixels) -> Floats:

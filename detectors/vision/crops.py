@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
 
-SIDE = 48
+SIDE = 96
 """Of a crop, pixels."""
 
 WIDER = 1.5
