@@ -309,7 +309,7 @@ class Eyes:
             if frame.event:
                 return _Case(place, frame, data, header, _by_itself(data, frame.observed_at), None)
             camera, at = self._camera(frame), frame.observed_at
-            seen = camera.gate.still(data, at, frame.sha256)
+            seen = camera.gate.still(data, at, frame.sha256, header)
         except Rejected as fault:
             return _undecodable(frame, fault)
         grey = camera.gate.grey

@@ -50,7 +50,7 @@ def export(
         target: the file to write.
         data_hash: of the manifests.
         attribution: whose work it is.
-        shown: side of the input at work, pixels; the recipe's own size where None.
+        shown: side of the input at work, pixels; the recipe's `work_size` where None.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = Detector(len(CLASSES))
@@ -77,7 +77,7 @@ def export(
     metadata = {
         "name": "smartsite-ppe",
         "classes": json.dumps(CLASSES),
-        "input_size": str(shown or size),
+        "input_size": str(shown or recipe["work_size"]),
         "preprocessing": json.dumps(
             {
                 "colour": "BGR",

@@ -41,8 +41,9 @@ class Recipe:
         final_rate: what the cosine ends at, as a part of `peak_rate`.
         plain_share: last part of the stretch, without mosaic and mixup and at `size` only.
         refine_images: how many the second, closing stretch looks at, larger and with drawn hats.
-        refine_size: side of the square the model is made for, pixels.
+        refine_size: as `size`, in the second stretch.
         refine_sizes: as `sizes`, in the second stretch.
+        work_size: of the input at work: trained at one size, heads are found better at the next.
         refine_rate: learning rate there after a short warm-up; falls by a cosine from the start.
         refine_plain_share: as `plain_share`, in the second stretch.
         refine_hats: part of the heads chosen for another look that get a drawn hat there.
@@ -69,6 +70,7 @@ class Recipe:
     refine_images: int = 40_000
     refine_size: int = 512
     refine_sizes: tuple[int, ...] = (416, 448, 480, 512, 544)
+    work_size: int = 544
     refine_rate: float = 3e-4
     refine_plain_share: float = 0.3
     refine_hats: float = 0.4
@@ -94,7 +96,7 @@ class Recipe:
 
     @property
     def final_size(self) -> int:
-        """Side of the square the model is made for, pixels."""
+        """Side of the square training ends at, pixels."""
         return self.refine_size if self.refine_images else self.size
 
     def rate(self, step: int) -> float:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from detectors.vision.picture import Image, decode, reduction_for
-from device_profiles.jpeg import read_jpeg_header
+from device_profiles.jpeg import JpegHeader, read_jpeg_header
 from device_profiles.readings import Box
 
 GREY_SIDE = 160
@@ -72,7 +72,11 @@ class MotionGate:
         return self._grey
 
     def still(
-        self, data: bytes, at: datetime, sha256: bytes | None = None
+        self,
+        data: bytes,
+        at: datetime,
+        sha256: bytes | None = None,
+        header: JpegHeader | None = None,
     ) -> tuple[Box, ...] | None:
         """Ask whether a picture shows what the last one looked at showed.
 
@@ -80,6 +84,7 @@ class MotionGate:
             data: A JPEG.
             at: Its time.
             sha256: Hash of its bytes; None: not known, and it is decoded in any case.
+            header: Its header, where it was read already.
 
         Returns:
             The boxes of the picture last looked at, if nothing has changed; None if it has to
@@ -92,7 +97,7 @@ class MotionGate:
             # The very same bytes, as of a camera that is stuck, or one of a drawn scene.
             self._candidate, self._candidate_sha256 = self._small, sha256
             return self._boxes
-        header = read_jpeg_header(data)
+        header = header or read_jpeg_header(data)
         decoded = decode(data, header, GATE_SIDE, grey=True)
         small = _shrunk(decoded, GATE_SIDE)
         if self._fresh(at) and not self._changed(small):

@@ -139,8 +139,7 @@ def at_size(
     def meet() -> bool:
         """All that becomes of a still picture in `smartsite.eyes`, from its bytes on."""
         at = START + timedelta(seconds=1)
-        read_jpeg_header(after)
-        seen = gate.still(after, at)
+        seen = gate.still(after, at, header=read_jpeg_header(after))
         judge.again(at)
         return seen is not None
 

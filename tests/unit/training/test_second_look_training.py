@@ -135,8 +135,14 @@ def test_a_run_becomes_a_file_the_product_takes(tmp_path: Path, start: dict[str,
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
 
-    torch.nn.init.normal_(model.last.weight, std=100)  # so that heads differ after so few steps
     checked = crops_of(tmp_path, "val")
+    noise = np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    edge = (training.KEPT_SIDE - SIDE) // 2
+    shown = np.concatenate((checked.pixels[:, edge:-edge, edge:-edge], noise))
+    # After so few steps all heads look alike.
+    torch.nn.init.normal_(model.last.weight)
+    with torch.no_grad():
+        model.last.weight *= 8 / np.ptp(training.logits(model, shown))
     model.calibrate(checked, 0.6)  # of three helmets those two that are surest
     report = training.check(lambda shown: training.shares(model, shown), checked)
     assert report["helmets"] == {"crops": 3, "called_helmet": 0.6667}
@@ -144,14 +150,11 @@ def test_a_run_becomes_a_file_the_product_takes(tmp_path: Path, start: dict[str,
 
     target = tmp_path / "second_look.onnx"
     training.export(model, target, recipe, "ab" * 32)
-    noise = np.random.default_rng(1).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
-    edge = (training.KEPT_SIDE - SIDE) // 2
-    shown = np.concatenate((checked.pixels[:, edge:-edge, edge:-edge], noise))
     expected = training.shares(model, shown)
-    assert np.ptp(expected) > 0.1
+    assert np.ptp(expected) > 0.5
     product = SecondLook(target)
-    np.testing.assert_allclose(product(list(shown)), expected, atol=1e-3)
-    assert np.abs(np.array(product(list(shown[..., ::-1]))) - expected).max() > 0.01
+    np.testing.assert_allclose(product(list(shown)), expected, atol=1e-2)
+    assert np.abs(np.array(product(list(shown[..., ::-1]))) - expected).max() > 0.1
 
 
 def test_what_is_drawn_on_a_small_head_is_no_sharper_than_it() -> None:

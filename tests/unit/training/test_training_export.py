@@ -22,7 +22,7 @@ network: Any = importlib.import_module("detectors.training.network")
 # torch.onnx tells that the exporter used here is the old one.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-RECIPE = Recipe(refine_size=96, batch=4)
+RECIPE = Recipe(refine_size=64, work_size=96, batch=4)
 
 
 @pytest.fixture(scope="module")
