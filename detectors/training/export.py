@@ -50,14 +50,16 @@ def export(
         target: the file to write.
         data_hash: of the manifests.
         attribution: whose work it is.
-        shown: side of the input at work, pixels; the recipe's `work_size` where None.
+        shown: side of the input at work, pixels; the recipe's own where None.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = Detector(len(CLASSES))
     model.load_state_dict(state["averaged"])
     fold_batch_norms(model.eval())
     recipe = state["recipe"]
-    size = int(recipe["refine_size"] if recipe.get("refine_images") else recipe["size"])
+    refined = recipe.get("refine_images")
+    # Recipes older than `work_size` were made for the size they ended at.
+    size = int(recipe.get("work_size", recipe["refine_size"]) if refined else recipe["size"])
     batch, height, width = "batch", "height", "width"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
@@ -77,7 +79,7 @@ def export(
     metadata = {
         "name": "smartsite-ppe",
         "classes": json.dumps(CLASSES),
-        "input_size": str(shown or recipe["work_size"]),
+        "input_size": str(shown or size),
         "preprocessing": json.dumps(
             {
                 "colour": "BGR",

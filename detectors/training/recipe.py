@@ -43,7 +43,8 @@ class Recipe:
         refine_images: how many the second, closing stretch looks at, larger and with drawn hats.
         refine_size: as `size`, in the second stretch.
         refine_sizes: as `sizes`, in the second stretch.
-        work_size: of the input at work: trained at one size, heads are found better at the next.
+        work_size: of the input at work, where there is a second stretch: trained at one size, heads
+            are found better at the next.
         refine_rate: learning rate there after a short warm-up; falls by a cosine from the start.
         refine_plain_share: as `plain_share`, in the second stretch.
         refine_hats: part of the heads chosen for another look that get a drawn hat there.
@@ -96,8 +97,8 @@ class Recipe:
 
     @property
     def final_size(self) -> int:
-        """Side of the square training ends at, pixels."""
-        return self.refine_size if self.refine_images else self.size
+        """Side of the square the model is made for, pixels."""
+        return self.work_size if self.refine_images else self.size
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear rise, level, cosine fall, and a second, smaller hill."""

@@ -264,7 +264,7 @@ def _drawn(
 
 
 def _batches(crops: Crops, recipe: SecondLookRecipe) -> Iterator[tuple[Pixels, Floats]]:
-    """Batches; half of every one wears helmets, and each collection counts by its root."""
+    """Batches; half of what is no real hat wears helmets, and a collection counts by its root."""
     counts: defaultdict[tuple[str, bool], int] = defaultdict(int)
     keys = list(zip(crops.sources, crops.helmets.tolist(), strict=True))
     for key in keys:
@@ -427,17 +427,18 @@ class _Exported(nn.Module):
 
 def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash: str) -> None:
     """Writes the classifier as ONNX with its metadata."""
+    partial = target.with_suffix(".partial")
     torch.onnx.export(
         _Exported(model).eval(),
         (torch.zeros(1, 3, SIDE, SIDE),),
-        str(target),
+        str(partial),
         input_names=["crops"],
         output_names=["helmet"],
         dynamic_axes={"crops": {0: "batch"}, "helmet": {0: "batch"}},
         opset_version=OPSET,
         dynamo=False,
     )
-    written = onnx.load(str(target))
+    written = onnx.load(str(partial))
     onnx.helper.set_model_props(
         written,
         {
@@ -453,7 +454,8 @@ def export(model: SecondLook, target: Path, recipe: SecondLookRecipe, data_hash:
         },
     )
     onnx.checker.check_model(written)
-    onnx.save(written, str(target))
+    onnx.save(written, str(partial))
+    partial.replace(target)
 
 
 def onnx_look(path: Path) -> Callable[[Pixels], Floats]:

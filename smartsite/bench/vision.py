@@ -170,7 +170,7 @@ def _whole(data: bytes) -> Image:
 
 
 def looked_at_twice(look: SecondLook, rounds: int) -> dict[str, float]:
-    """Time the second look on heads of the clip, without the picture's decoding.
+    """Time the second look on a crop of a head's size, without the picture's decoding.
 
     Args:
         look: The classifier of heads.

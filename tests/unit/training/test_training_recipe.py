@@ -23,6 +23,7 @@ SHORT = Recipe(
     refine_images=200,
     refine_size=128,
     refine_sizes=(96, 128, 160),
+    work_size=160,
     refine_rate=4e-3,
     refine_plain_share=0.3,
     refine_hats=0.7,
@@ -77,8 +78,8 @@ def test_a_run_without_refining_ends_at_the_lowest_rate() -> None:
     assert plain.rate(plain.steps) == pytest.approx(plain.peak_rate * plain.final_rate)
 
 
-def test_the_model_is_made_for_the_size_it_is_shown_last() -> None:
-    assert SHORT.final_size == 128
+def test_the_model_is_made_for_the_size_at_work() -> None:
+    assert SHORT.final_size == 160
     assert dataclasses.replace(SHORT, refine_images=0).final_size == 64
 
 
