@@ -207,7 +207,8 @@ def _reading(table: _Table, device: StoredDevice, row: tuple[Any, ...]) -> Readi
             seen = tuple(Box.of_row(box) for box in boxes)
             reason = None if unfit is None else Unfit(unfit)
         except ValueError as fault:  # a later version's, or another hand's: stop for none of them
-            log.error("%s/%s at %s: %s", device.site, device.device, observed_at, fault)  # noqa: TRY400
+            where = f"{device.site}/{device.device} at {observed_at}"
+            log.error("%s: %s", where, fault)  # noqa: TRY400 - of stored data, no bug's trace
             return None
         return Detections(
             site=device.site,
