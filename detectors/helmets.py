@@ -14,7 +14,10 @@ A helmet is a cap where the second look says so: where its answers about the rec
 one track, taken together, do not believe in a helmet, the track's helmets count as bare heads from
 the first one it doubted on, with the detector's score. One bad answer, alone or among good ones,
 changes nothing, and without any a helmet is one. What a still scene repeats is no further answer,
-but carries on what was confirmed.
+but carries on what was confirmed. While a track's episode is open, answers that waver leave a cap
+a cap: it takes clear ones, or none that doubts, to make a helmet of it again
+(`detectors.vision.opinions.believed`). So an undecided head is one violation and not dozens, while
+a helmet put on that the second look is sure of ends it as soon.
 
 How it is confirmed and lasts: `detectors.confirming`.
 """
@@ -26,7 +29,7 @@ from typing import ClassVar
 
 from detectors.confirming import ConfirmingDetector, Seen, Words, best_first, fits
 from detectors.tracks import Corners, Episode, Reach, Sighting, Track, overlap, size_of
-from detectors.vision.opinions import LEAST_LOGIT, logit, mean_logit
+from detectors.vision.opinions import LEAST_LOGIT, believed, logit, mean_logit
 from detectors.vision.zones import centre_of
 from device_profiles.readings import Detections
 
@@ -83,8 +86,9 @@ class HelmetDetector(ConfirmingDetector):
         fresh = [one for one in heard if not one.reading.still]
         if len(fresh if track.episode is None else heard) < self._runs:
             return recent
-        mean = mean_logit(one.second_look for one in fresh or heard if one.second_look is not None)
-        if mean is None or mean >= LEAST_LOGIT:
+        answers = [one.second_look for one in fresh or heard if one.second_look is not None]
+        mean = mean_logit(answers)
+        if mean is None or (mean >= LEAST_LOGIT if track.episode is None else believed(answers)):
             return recent
         # Those before the first doubt keep counting: an episode never begins before an instant at
         # which nothing spoke against anybody, from which a detector may have been resumed.

@@ -116,7 +116,7 @@ CRANES = Case(
 
 PLACES = {"head": 0.8, "helmet": 0.8, "unsure": 0.4}
 # Helmets of which the second look said something.
-CAPS = {"cap": 0.1, "likely cap": 0.4, "believed": 0.9}
+CAPS = {"cap": 0.1, "likely cap": 0.4, "undecided": 0.6, "believed": 0.9}
 LOOKS = [0, 0.2, 0.5, 0.5, 1, 2, 3, 5, 20]
 # How a look came about: as usual, of a still scene, of an unfit camera, after others were skipped.
 WAYS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(

@@ -9,6 +9,7 @@ import pytest
 
 from detectors.helmets import HelmetDetector
 from detectors.rules import HelmetRule
+from detectors.vision.opinions import logit
 from detectors.vision.zones import Plan
 from device_profiles.findings import Finding, Severity
 from device_profiles.readings import Box, Detections, Unfit
@@ -609,6 +610,50 @@ def test_a_cap_is_told_from_a_helmet_by_all_that_was_heard_of_its_track(
     drawn: str, expected: list[tuple[float, float | None]]
 ) -> None:
     assert ended(drawn)[1] == expected
+
+
+WAVERING = "647" * 10
+"""Answers about an undecided head, their mean just above one half, for longer than a violation is
+held open."""
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        # By one threshold each fall of the mean below one half was a violation of its own.
+        (("4444" + WAVERING) * 3, [(0, 50.5)]),
+        # What wavers from the beginning is none.
+        (WAVERING, []),
+        ("9999" + WAVERING, []),
+        # Ended by clear answers, and by those of which none doubts; a single one changes nothing.
+        ("4444" + WAVERING + "9" * 20, [(0, 17)]),
+        ("4444" + WAVERING + "6" * 20, [(0, 18.5)]),
+        ("4444" + WAVERING + "9" + WAVERING, [(0, 32)]),
+        # A bare head covered by something undecided is still the same violation.
+        ("oooo" + WAVERING, [(0, 16.5)]),
+        ("oooo" + "6" * 20, [(0, 1.5)]),
+    ],
+)
+def test_an_undecided_head_is_one_violation(
+    drawn: str, expected: list[tuple[float, float | None]]
+) -> None:
+    assert ended(drawn)[1] == expected
+
+
+@pytest.mark.parametrize("cap", ["1", "2", "3", "4"])
+def test_a_helmet_put_on_for_a_cap_ends_the_violation_as_soon_as_their_mean_believes(
+    cap: str,
+) -> None:
+    sure = logit(0.95)
+    looked = range(2, RULE.looks + 1)  # one answer decides nothing
+    needed = next(n for n in looked if n * sure + (RULE.looks - n) * logit(int(cap) / 10) >= 0)
+    scene = [
+        *looks(cap * 12),
+        *(look(6 + t / 2, box("helmet", 0.8, 100, second_look=0.95)) for t in range(40)),
+    ]
+    ((_, closed),) = episodes(run(detector(), scene)[0])
+    # The last wrong look is the one before.
+    assert closed == 6 + (needed - 2) * EVERY_S
 
 
 def test_a_finding_on_a_cap_says_what_both_looks_said() -> None:

@@ -14,9 +14,11 @@ from detectors.vision.opinions import (
     ASKED,
     BELIEVED,
     HEAD_SCORE,
+    LATELY,
     MOST,
     REMEMBERED,
     Opinions,
+    believed,
     logit,
     mean_logit,
 )
@@ -64,7 +66,7 @@ def test_a_cap_is_asked_about_on_every_look() -> None:
 def test_one_bad_answer_is_asked_about_again_at_once() -> None:
     opinions = Opinions()
     times = asked(opinions, half_seconds(30), lambda t: 0.1 if t == 11.5 else 0.9, helmet())
-    assert times == [0, 0.5, 1, 1.5, 11.5, 12, 22]
+    assert times == [0, 0.5, 1, 1.5, 11.5, 12, 12.5, 13, 23]
     heard = opinions.heard(helmet())
     assert heard is not None
     assert 0.5 < heard < 0.9
@@ -75,6 +77,39 @@ def test_a_cap_changed_for_a_helmet_is_believed_soon() -> None:
     times = asked(opinions, half_seconds(60), lambda t: 0.1 if t < 30 else 0.9, helmet())
     assert times[:60] == half_seconds(30)
     assert len(times[60:]) <= REMEMBERED + 3
+
+
+def test_a_head_whose_answers_waver_is_asked_about_on_every_look() -> None:
+    """Else the rule would hear nothing more of it, and take silence for belief."""
+
+    def said(t: float) -> float:
+        return 0.9 if t >= 30 else 0.4 if t % 1.5 == 0 else 0.7
+
+    opinions = Opinions()
+    times = asked(opinions, half_seconds(60), said, helmet())
+    assert times[:60] == half_seconds(30)
+    assert len(times[60:]) <= LATELY + 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "clear"),
+    [
+        ([], False),
+        ([0.6], True),
+        ([0.6] * 8, True),
+        ([0.4, 0.6, 0.6, 0.6], False),
+        ([0.6, 0.4, 0.9, 0.9], True),
+        ([0.9, 0.9, 0.4, 0.9], True),
+        ([0.9, 0.9, 0.1, 0.9], False),
+        # Clear at last, but not taken together.
+        ([0.01, 0.01, 0.01, 0.01, 0.8, 0.8, 0.8, 0.8], False),
+        ([0.1, 0.1, 0.1, 0.95, 0.95, 0.95], True),
+        # Clear once, and no more.
+        ([0.95, 0.95, 0.95, 0.95, 0.4, 0.6, 0.6, 0.6], False),
+    ],
+)
+def test_answers_among_which_one_doubts_have_to_be_clear(answers: list[float], clear: bool) -> None:
+    assert believed(answers) == clear
 
 
 def test_sure_answers_weigh_more_and_none_without_bound() -> None:
