@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo install test test-full check format lock training clean
+.PHONY: demo install test test-full check format lock means training clean
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/smartsite demo
@@ -60,6 +60,13 @@ lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -c requirements/run.txt -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --group training -c requirements/run.txt -o requirements/training.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --group build -c requirements/dev.txt -o requirements/build.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --group means -o requirements/means.txt
+
+# Only after means.c was changed: its WebAssembly is in the repository.
+means: | $(VENV)/python.stamp
+	@$(PYTHON) -m venv .venv-means
+	@.venv-means/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/means.txt
+	@.venv-means/bin/python detectors/vision/means/build.py
 
 # Gigabytes, in an environment of their own; see detectors/training/README.md.
 training: | $(VENV)/python.stamp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ GREY_SIDE = 160
 """Longest side of the grey picture a camera's fitness is measured on, pixels."""
 
 GATE_SIDE = 80
-"""Longest side of the one motion is sought in: from 640 on, of each block only its mean is read."""
+"""Longest side, at most, of the one motion is sought in: one pixel a block of 8 × 8, or less."""
 
 CHANGED_LEVELS = 10
 """A pixel has changed when its brightness differs by more, of 255: above JPEG and sensor noise."""
@@ -50,6 +51,20 @@ def _shrunk(grey: Image, longest: int) -> Image:
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
+class _Shown(NamedTuple):
+    """What is remembered of a picture.
+
+    Attributes:
+        size: Width and height of the original, pixels: boxes are in them.
+        small: One pixel a block, or less.
+        sha256: Hash of its bytes, where it is known.
+    """
+
+    size: tuple[int, int]
+    small: Image
+    sha256: bytes | None
+
+
 class MotionGate:
     """Remembers the last picture that was looked at, of one camera.
 
@@ -58,11 +73,9 @@ class MotionGate:
     """
 
     def __init__(self) -> None:
-        self._small: Image | None = None
-        self._candidate: Image | None = None
+        self._last: _Shown | None = None
+        self._candidate: _Shown | None = None
         self._looked_at: datetime | None = None
-        self._sha256: bytes | None = None
-        self._candidate_sha256: bytes | None = None
         self._boxes: tuple[Box, ...] = ()
         self._grey: Image | None = None
 
@@ -93,29 +106,21 @@ class MotionGate:
         Raises:
             Rejected: The picture cannot be decoded.
         """
-        if sha256 is not None and sha256 == self._sha256 and self._fresh(at):
+        last = self._last if self._fresh(at) else None
+        if last is not None and sha256 is not None and sha256 == last.sha256:
             # The very same bytes, as of a camera that is stuck, or one of a drawn scene.
-            self._candidate, self._candidate_sha256 = self._small, sha256
+            self._candidate = last
             return self._boxes
         header = header or read_jpeg_header(data)
-        decoded = decode(data, header, GATE_SIDE, grey=True)
-        small = _shrunk(decoded, GATE_SIDE)
-        if self._fresh(at) and not self._changed(small):
-            self._candidate, self._candidate_sha256 = small, sha256
+        eighth = decode(data, header, max(header.width, header.height) / 8, grey=True)
+        seen = _Shown((header.width, header.height), _shrunk(eighth, GATE_SIDE), sha256)
+        if last is not None and not _changed(last, seen):
+            self._candidate = seen
             return self._boxes
-        if reduction_for(header, GREY_SIDE) == reduction_for(header, GATE_SIDE):
-            grey = _shrunk(decoded, GREY_SIDE)
-        else:
-            grey = grey_of(data)
-        self._candidate, self._candidate_sha256, self._grey = small, sha256, grey
+        enough = reduction_for(header, GREY_SIDE) == 8
+        grey = _shrunk(eighth, GREY_SIDE) if enough else grey_of(data)
+        self._candidate, self._grey = seen, grey
         return None
-
-    def _changed(self, small: Image) -> bool:
-        before = self._small
-        if before is None or before.shape != small.shape:
-            return True
-        changed = np.count_nonzero(cv2.absdiff(before, small) > CHANGED_LEVELS)
-        return bool(changed > CHANGED_SHARE * small.size)
 
     def _fresh(self, at: datetime) -> bool:
         return self._looked_at is not None and timedelta(0) <= at - self._looked_at < LONGEST_STILL
@@ -127,5 +132,11 @@ class MotionGate:
             at: Its time.
             boxes: What the model saw.
         """
-        self._small, self._sha256 = self._candidate, self._candidate_sha256
-        self._looked_at, self._boxes = at, boxes
+        self._last, self._looked_at, self._boxes = self._candidate, at, boxes
+
+
+def _changed(before: _Shown, after: _Shown) -> bool:
+    if before.size != after.size:
+        return True
+    changed = np.count_nonzero(cv2.absdiff(before.small, after.small) > CHANGED_LEVELS)
+    return bool(changed > CHANGED_SHARE * after.small.size)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from detectors.vision.means import block_means
 from device_profiles.errors import Reason, Rejected
 from device_profiles.jpeg import END, SCAN, JpegHeader, readable, without_end
 
@@ -84,7 +85,10 @@ def decode(
             bytes can be worth (`too_large`), or cannot be decoded (`syntax`).
     """
     _require_worth(data, header)
-    flags = (_GREY if grey else _COLOUR)[reduction_for(header, side)]
+    factor = reduction_for(header, side)
+    if grey and factor == 8 and not upright and (means := block_means(data)) is not None:
+        return means
+    flags = (_GREY if grey else _COLOUR)[factor]
     if not upright:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = _decoded(readable(data), flags)

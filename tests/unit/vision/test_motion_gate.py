@@ -72,7 +72,7 @@ def test_who_walks_in_is_seen(gate: MotionGate) -> None:
     assert gate.still(jpeg(with_worker(100)), at(1)) is None
 
 
-@pytest.mark.parametrize("size", [(480, 360), (640, 480), (1280, 720)])
+@pytest.mark.parametrize("size", [(320, 240), (480, 360), (640, 480), (1280, 720)])
 def test_who_walks_in_far_away_is_seen_wherever_he_does(size: tuple[int, int]) -> None:
     width, height = size
     empty = scene(*size, noise=5)
@@ -135,11 +135,10 @@ def test_a_clock_set_back_is_no_excuse(gate: MotionGate) -> None:
     assert gate.still(jpeg(scene()), at(-1)) is None
 
 
-@pytest.mark.parametrize("size", [(320, 180), (360, 640), (640, 480), (1, 1)])
-def test_a_picture_of_another_shape_is_looked_at(gate: MotionGate, size: tuple[int, int]) -> None:
-    # Half the size is the same shape to the gate, and the same scene.
-    wanted = BOXES if size == (320, 180) else None
-    assert gate.still(jpeg(scene(*size)), at(1)) == wanted
+@pytest.mark.parametrize("size", [(320, 180), (639, 360), (360, 640), (640, 480), (1, 1)])
+def test_a_picture_of_another_size_is_looked_at(gate: MotionGate, size: tuple[int, int]) -> None:
+    # Boxes are in pixels: those of the picture before would be somewhere else.
+    assert gate.still(jpeg(scene(*size)), at(1)) is None
 
 
 def test_each_camera_has_a_gate_of_its_own(gate: MotionGate) -> None:
