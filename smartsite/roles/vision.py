@@ -13,6 +13,7 @@ from collections import Counter as Counts
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -42,11 +43,14 @@ SQL = load_queries(Path(__file__).parent.parent.parent / "ingest" / "store" / "s
 POLL_S = 0.25
 LEASE = timedelta(seconds=30)
 AT_MOST = 32
-"""Frames looked at in one round, the newest of every camera that waits; older ones are skipped and
-counted, so that a camera's frames are looked at in order."""
+"""Frames looked at in one round, the oldest of every camera first: what it saw is stored soon, and
+a stop waits for no more than this. How many may wait is another matter, see `_Watch`."""
 EVENTS_AT_MOST = 16
-"""And so many pictures of AI boxes' events beside them, the oldest first: those wait their turn."""
-PER_CAMERA = 32
+"""And so many pictures of AI boxes' events beside them."""
+PACE_S = 0.01
+"""What a frame takes, until it is known: one run of the shipped model."""
+PACE_OF_FRAMES = 64
+"""The pace is that of about so many frames: neither one in tiles nor a hiccup decides alone."""
 ATTEMPTS = 3
 """A picture that was taken so often without coming to an end is skipped: it ends the process. After
 the first time it is taken by itself."""
@@ -163,7 +167,12 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
     eyes = Eyes(model, FrameStore(settings.frame_dir), settings.vision.min_score, second_look)
     for line in scores_apart(model.operating_point, eyes.min_score, settings):
         log.warning("%s", line)
-    log.info("looking with model %s… (%s)", model.sha256[:12], ", ".join(model.classes))
+    log.info(
+        "looking with model %s… on %s (%s)",
+        model.sha256[:12],
+        model.provider.removesuffix("ExecutionProvider"),
+        ", ".join(model.classes),
+    )
     watch = _Watch(Worker(whereabouts.database_url, settings.vision.worker), eyes, settings)
     delay_s = POLL_S
     while not stop.is_set():
@@ -186,6 +195,10 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
 class _Watch:
     """The queue, looked at round after round.
 
+    As many frames may wait as can be looked at within half of `keep_up_s` at the pace of late: what
+    a short stall left is worked off whole, while of what comes too fast the newest of each camera
+    are kept, the others skipped and counted, and no look comes later than the other half allows.
+
     Attributes:
         worker: Who writes.
     """
@@ -195,13 +208,14 @@ class _Watch:
         self._eyes = eyes
         self._keep_up = timedelta(seconds=settings.vision.keep_up_s)
         self._keep_events = timedelta(seconds=settings.vision.keep_events_s)
+        self._pace_s = PACE_S
         self._skipped: Counts[int] = Counts()
         self._alone_on: psycopg.AsyncConnection[Any] | None = None
         self._was_alone = False
         self._told = False
 
     async def look(self) -> bool:
-        """Look at the newest frames; False when there were none, or another process looks."""
+        """Look at some frames; False when there were none, or another process looks."""
         try:
             connection = await self.worker.open()
             return await self._is_alone(connection) and await self._look(connection)
@@ -235,9 +249,7 @@ class _Watch:
             "too_old": now - self._keep_up,
             "events_too_old": now - self._keep_events,
             "attempts_at_most": ATTEMPTS,
-            "events_at_most": EVENTS_AT_MOST,
-            "per_camera": PER_CAMERA,
-            "at_most": AT_MOST,
+            "may_wait": max(AT_MOST, int(self._keep_up.total_seconds() / 2 / self._pace_s)),
             "worker_id": self.worker.id,
         }
         with declared():
@@ -255,8 +267,11 @@ class _Watch:
                     frame.site_id,
                     frame.device,
                 )
-            for query in () if frames else ("lease_frames", "lease_events"):
-                await cursor.execute(SQL[query], terms)
+            kinds = () if frames else ((False, AT_MOST), (True, EVENTS_AT_MOST))
+            for event, at_most in kinds:
+                await cursor.execute(
+                    SQL["lease_frames"], terms | {"event": event, "at_most": at_most}
+                )
                 frames += [Leased(*row) for row in await cursor.fetchall()]
             if not frames:
                 return False
@@ -265,7 +280,10 @@ class _Watch:
                 await cursor.execute(SQL["scenes"], {"device_ids": strangers})
                 self._eyes.recall([Scene(*row) for row in await cursor.fetchall()])
         frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
+        began = monotonic()
         seen = await asyncio.to_thread(self._eyes.look, frames)
+        spent_s = (monotonic() - began) / len(frames)
+        self._pace_s += (spent_s - self._pace_s) * len(frames) / PACE_OF_FRAMES
         left = self._skipped.copy()
         hashes = self._eyes.model.sha256, self._eyes.second_look_sha256
         await _store(self.worker, *hashes, with_skipped(seen, left))

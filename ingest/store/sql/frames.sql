@@ -56,48 +56,20 @@ VALUES (%(device_id)s, %(observed_at)s, %(received_at)s, %(worker_id)s, %(segmen
 ON CONFLICT DO NOTHING;
 
 -- name: lease_frames
--- The newest frames of each camera nobody has taken: at most `per_camera` of each, fewer where many
--- cameras wait, so that what is left of a camera is never older than what was taken of it. A lease
--- that ran out counts as none.
-WITH waiting AS (
-    SELECT device_id, observed_at,
-           row_number() OVER (PARTITION BY device_id ORDER BY observed_at DESC) AS place
-    FROM frame_queue
-    WHERE NOT event AND (leased_until IS NULL OR leased_until < %(now)s)
-),
-share AS (
-    SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
-    FROM waiting WHERE place = 1
-),
-taken AS (
-    SELECT q.device_id, q.observed_at
-    FROM frame_queue q JOIN waiting w USING (device_id, observed_at) CROSS JOIN share s
-    WHERE w.place <= s.places AND (q.leased_until IS NULL OR q.leased_until < %(now)s)
-    ORDER BY w.place, q.observed_at
-    LIMIT %(at_most)s
-    FOR UPDATE OF q SKIP LOCKED
-)
-UPDATE frame_queue q
-SET leased_until = %(until)s, leased_by = %(worker_id)s, attempts = q.attempts + 1
-FROM taken t, devices d
-WHERE q.device_id = t.device_id AND q.observed_at = t.observed_at AND d.id = q.device_id
-RETURNING q.device_id, d.site_id, d.device, q.observed_at, q.received_at, q.sha256,
-          d.settings -> 'camera', q.event;
-
--- name: lease_events
--- The oldest pictures of events that nobody has taken, one of each camera before the second of any.
+-- The oldest frames, or pictures of events, that nobody has taken: one of each camera before the
+-- second of any. A lease that ran out counts as none.
 WITH waiting AS (
     SELECT device_id, observed_at,
            row_number() OVER (PARTITION BY device_id ORDER BY observed_at) AS place
     FROM frame_queue
-    WHERE event AND (leased_until IS NULL OR leased_until < %(now)s)
+    WHERE event = %(event)s AND (leased_until IS NULL OR leased_until < %(now)s)
 ),
 taken AS (
     SELECT q.device_id, q.observed_at
     FROM frame_queue q JOIN waiting w USING (device_id, observed_at)
     WHERE q.leased_until IS NULL OR q.leased_until < %(now)s
-    ORDER BY w.place, q.observed_at
-    LIMIT %(events_at_most)s
+    ORDER BY w.place, q.received_at, q.device_id
+    LIMIT %(at_most)s
     FOR UPDATE OF q SKIP LOCKED
 )
 UPDATE frame_queue q
@@ -137,27 +109,32 @@ SET leased_until = NULL, leased_by = NULL,
 WHERE leased_until IS NOT NULL;
 
 -- name: skip_overtaken
--- Frames received too long ago to help, or older than those of their camera that `lease_frames`
--- would take. A picture of an event is overtaken by none: it only grows too old. Of either kind,
--- what ended the process each time it was taken is not taken again.
+-- Frames received too long ago to help, and those overtaken: of more than can be looked at in time
+-- the newest of each camera stay, as many of one as of another, and one of each in any case. A
+-- picture of an event is overtaken by none: it only grows too old. What was taken in time does not
+-- grow too old while it is tried again; but what ended the process each time is not taken again.
 WITH waiting AS (
-    SELECT device_id, observed_at, received_at, event, attempts,
+    SELECT device_id, observed_at, event, attempts,
+           attempts = 0 AND received_at < CASE WHEN event THEN %(events_too_old)s::timestamptz
+                                               ELSE %(too_old)s::timestamptz END AS late,
            row_number() OVER (PARTITION BY device_id, event ORDER BY observed_at DESC) AS place
     FROM frame_queue
     WHERE leased_until IS NULL OR leased_until < %(now)s
 ),
-share AS (
-    SELECT least(%(per_camera)s, greatest(1, %(at_most)s / greatest(1, count(*)))) AS places
-    FROM waiting WHERE place = 1 AND NOT event
+placed AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY event, late ORDER BY place, observed_at DESC, device_id
+    ) AS place_of_all
+    FROM waiting
 ),
 hopeless AS (
-    SELECT w.device_id, w.observed_at,
-           CASE WHEN w.attempts >= %(attempts_at_most)s THEN 'crashed'
-                WHEN w.event AND w.received_at < %(events_too_old)s THEN 'event_too_old'
-                WHEN w.event THEN NULL
-                WHEN w.received_at < %(too_old)s THEN 'too_old'
-                WHEN w.place > s.places THEN 'overload' END AS reason
-    FROM waiting w CROSS JOIN share s
+    SELECT device_id, observed_at,
+           CASE WHEN attempts >= %(attempts_at_most)s THEN 'crashed'
+                WHEN late AND event THEN 'event_too_old'
+                WHEN late THEN 'too_old'
+                WHEN NOT event AND place > 1 AND place_of_all > %(may_wait)s THEN 'overload'
+           END AS reason
+    FROM placed
 ),
 gone AS (
     DELETE FROM frame_queue q USING hopeless h

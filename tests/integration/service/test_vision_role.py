@@ -21,6 +21,7 @@ import pytest
 
 from detectors.rules import Rules
 from detectors.vision.model import Model
+from device_profiles.jpeg import read_jpeg_header
 from device_profiles.native import microseconds
 from device_profiles.readings import Detections
 from device_profiles.sites import CameraSettings, Device
@@ -193,21 +194,100 @@ async def test_a_frame_that_cannot_be_looked_at_is_counted_with_its_reason(room:
     assert [look["skipped"] for look in room.looks()] == [1, 0]
 
 
-async def test_what_cannot_be_kept_up_with_is_skipped_and_said_with_the_next_look(
-    room: Darkroom,
+def cameras(database_url: str, number: int) -> list[str]:
+    names = [f"camera-{place}" for place in range(number)]
+    registered = [
+        Device(site=SITE, id=name, kind=Kind.CAMERA, expected_every_s=1) for name in names
+    ]
+    register(database_url, site_file(devices=registered))
+    return names
+
+
+async def test_what_a_short_stall_left_is_looked_at_whole(
+    database_url: str, tmp_path: Path
 ) -> None:
-    await room.hang(PICTURES * 2, every_s=0.1)
+    room = Darkroom(database_url, tmp_path)
+    room.settings = room.settings.model_copy(update={"vision": VisionSettings()})
+    for name in cameras(database_url, 20):
+        await room.hang(PICTURES[5:8], name, every_s=1.0)
+    do(room.url, "UPDATE frame_queue SET received_at = now()")
     await room.until_looked()
     looks = room.looks()
-    assert len(looks) == vision.PER_CAMERA
-    assert room.skipped() == {"overload": 2 * len(PICTURES) - vision.PER_CAMERA}
-    assert looks[0]["skipped"] == 2 * len(PICTURES) - vision.PER_CAMERA
-    assert sum(look["skipped"] for look in looks[1:]) == 0
+    assert len(looks) == 20 * 3
+    assert room.skipped() == {}
+    # The frames of a camera in their order.
+    by_segment = sorted(looks, key=lambda look: (look["segment"], look["segment_index"]))
+    times: dict[int, list[datetime]] = {}
+    for look in by_segment:
+        times.setdefault(look["device_id"], []).append(look["observed_at"])
+    assert all(seen == sorted(seen) for seen in times.values())
+
+
+class Slow:
+    """Who needs so long for a frame, by a clock that only the looking moves."""
+
+    def __init__(self, room: Darkroom, monkeypatch: pytest.MonkeyPatch, frame_s: float) -> None:
+        eyes = Eyes(Model(None), FrameStore(room.settings.frame_dir), 0.3)
+        header = read_jpeg_header(PICTURES[0])
+        self.watch = vision._Watch(Worker(room.url, "vision"), eyes, room.settings)
+        self.now_s, self.frame_s = 0.0, frame_s
+
+        def look(frames: Sequence[Leased]) -> list[tuple[Leased, Look | str]]:
+            self.now_s += self.frame_s * len(frames)
+            return [(frame, Look(frame, header, (), still=True)) for frame in frames]
+
+        monkeypatch.setattr(eyes, "look", look)
+        monkeypatch.setattr(vision, "monotonic", lambda: self.now_s)
+
+    async def work_off(self) -> None:
+        while await self.watch.look():
+            pass
+
+
+async def test_of_more_than_it_can_look_at_in_time_the_newest_of_each_camera_are_looked_at(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = cameras(database_url, 3)
+    room = Darkroom(database_url, tmp_path)
+    slow = Slow(room, monkeypatch, frame_s=room.settings.vision.keep_up_s / 2 / 50)
+    for _ in range(8):  # until it knows that it is good for fifty
+        await room.hang(PICTURES, names[0])
+        await slow.work_off()
+    assert room.skipped() == {}
+    do(room.url, "DELETE FROM detections")
+    for name, number in zip(names, (60, 40, 5), strict=True):
+        await room.hang((PICTURES * 2)[:number], name, every_s=0.1)
+    waited = ask(room.url, "SELECT device_id, observed_at FROM frame_queue ORDER BY 2 DESC")
+    await slow.work_off()
+    await slow.watch.worker.close()
+
+    newest: dict[int, list[datetime]] = {}
+    for row in waited:
+        newest.setdefault(row["device_id"], []).append(row["observed_at"])
+    looked: dict[int, list[datetime]] = {}
+    said: dict[int, list[int]] = {}
+    for look in room.looks():
+        looked.setdefault(look["device_id"], []).insert(0, look["observed_at"])
+        said.setdefault(look["device_id"], []).append(look["skipped"])
+    assert sum(map(len, looked.values())) == 50
+    assert sorted(map(len, looked.values())) == [5, 22, 23]
+    assert all(newest[camera][: len(times)] == times for camera, times in looked.items())
+    # What was skipped is said with the camera's next look, and counted by camera and reason.
+    missed = {camera: len(newest[camera]) - len(times) for camera, times in looked.items()}
+    assert said == {
+        camera: [missed[camera], *[0] * (len(times) - 1)] for camera, times in looked.items()
+    }
+    rows = ask(room.url, "SELECT device_id, reason, count FROM frames_skipped")
+    assert {row["device_id"]: row["count"] for row in rows} == {
+        camera: number for camera, number in missed.items() if number
+    }
+    assert {row["reason"] for row in rows} == {"overload"}
 
 
 async def test_pictures_of_events_are_looked_at_however_many_frames_came_since(
-    room: Darkroom,
+    room: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(vision, "PACE_S", 3600.0)  # so slow that only one round's may wait
     await room.hang(PICTURES * 2, every_s=0.1)
     oldest = "SELECT observed_at FROM frame_queue ORDER BY 1 LIMIT 20"
     times = [row["observed_at"] for row in ask(room.url, oldest)]
@@ -220,11 +300,11 @@ async def test_pictures_of_events_are_looked_at_however_many_frames_came_since(
     events = [look for look in room.looks() if look["event"]]
     assert [look["observed_at"] for look in events] == times
     assert not any(look["still"] for look in events)
-    missed = 2 * len(PICTURES) - 20 - vision.PER_CAMERA
+    missed = 2 * len(PICTURES) - 20 - vision.AT_MOST
     assert room.skipped() == {"overload": missed}
     # What the stream missed is said by the stream's own next look.
     told = [look["skipped"] for look in room.looks() if not look["event"]]
-    assert told == [missed, *[0] * (vision.PER_CAMERA - 1)]
+    assert told == [missed, *[0] * (vision.AT_MOST - 1)]
     seen = await readings(room)
     assert [one.event for one in seen] == [look["event"] for look in room.looks()]
 
@@ -268,6 +348,7 @@ async def test_what_could_not_be_stored_is_looked_at_again_at_once(
 async def test_a_picture_that_ends_the_process_is_skipped_and_takes_no_other_with_it(
     room: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    room.settings = room.settings.model_copy(update={"vision": VisionSettings()})
     await room.hang(PICTURES[:4])
     rows = ask(room.url, "SELECT observed_at, sha256 FROM frames ORDER BY observed_at")
     times = [row["observed_at"] for row in rows]
@@ -299,6 +380,8 @@ async def test_a_picture_that_ends_the_process_is_skipped_and_takes_no_other_wit
                 pass
         except Killed:
             ends += 1
+            # Longer than a frame is worth waiting for, until it is started again.
+            do(room.url, "UPDATE frame_queue SET received_at = received_at - interval '11 seconds'")
         await worker.close()
     assert ends == vision.ATTEMPTS
     # All of them, then one by one; what comes before it is looked at, what comes after it as well.
@@ -372,7 +455,7 @@ async def test_a_killed_role_loses_no_frame(
 ) -> None:
     # Moving all the time: the model runs on each, so that the kill falls into the looking.
     pictures = [jpeg for pair in zip(PICTURES, PICTURES[::-1], strict=True) for jpeg in pair]
-    await room.hang(pictures[: vision.PER_CAMERA])
+    await room.hang(pictures[: vision.AT_MOST])
     role = start_role()
     await until(
         lambda: bool(ask(room.url, "SELECT FROM frame_queue WHERE leased_until IS NOT NULL")),
@@ -380,9 +463,9 @@ async def test_a_killed_role_loses_no_frame(
     )
     role.send_signal(signal.SIGKILL)
     await asyncio.to_thread(role.wait)
-    assert room.waiting() + len(room.looks()) == vision.PER_CAMERA
+    assert room.waiting() + len(room.looks()) == vision.AT_MOST
     # Its own leases are taken up again at once, long before they run out.
     start_role()
     await until(lambda: room.waiting() == 0, "all frames are looked at")
-    assert len(room.looks()) == vision.PER_CAMERA
+    assert len(room.looks()) == vision.AT_MOST
     assert room.skipped() == {}

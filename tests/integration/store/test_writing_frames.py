@@ -205,40 +205,46 @@ def at(second: float) -> datetime:
 def lease(
     easel: Easel,
     now: float,
-    per_camera: int = 2,
     at_most: int = 100,
     name: LiteralString = "lease_frames",
+    *,
+    event: bool = False,
 ) -> list[tuple[str, int]]:
     rows = easel.run(
-        name,
-        now=at(now),
-        until=at(now + 30),
-        per_camera=per_camera,
-        at_most=at_most,
-        events_at_most=at_most,
-        worker_id=1,
+        name, now=at(now), until=at(now + 30), at_most=at_most, event=event, worker_id=1
     )
-    if name != "lease_suspect":
-        assert {row[7] for row in rows} <= {name == "lease_events"}
+    if name == "lease_frames":
+        assert {row[7] for row in rows} <= {event}
     return sorted((row[2], round((row[3] - NOW).total_seconds())) for row in rows)
 
 
-async def test_the_newest_of_each_camera_are_leased_until_the_lease_runs_out(easel: Easel) -> None:
+async def test_the_oldest_of_each_camera_are_leased_until_the_lease_runs_out(easel: Easel) -> None:
     queue(easel, "north", 1, 2, 3, 4)
     queue(easel, "south", 3)
-    assert lease(easel, now=10) == [("north", 3), ("north", 4), ("south", 3)]
-    # The next to ask gets what is left, the newest first, and never what another has.
-    assert lease(easel, now=11) == [("north", 1), ("north", 2)]
+    assert lease(easel, now=10, at_most=3) == [("north", 1), ("north", 2), ("south", 3)]
+    # The next to ask gets what is left, in order, and never what another has.
+    assert lease(easel, now=11, at_most=3) == [("north", 3), ("north", 4)]
     assert lease(easel, now=12) == []
-    assert lease(easel, now=40.5) == [("north", 3), ("north", 4), ("south", 3)]
+    assert lease(easel, now=40.5, at_most=3) == [("north", 1), ("north", 2), ("south", 3)]
 
 
-async def test_when_not_all_can_be_taken_the_newest_of_every_camera_come_first(
+async def test_when_not_all_can_be_taken_the_oldest_of_every_camera_come_first(
     easel: Easel,
 ) -> None:
-    queue(easel, "north", 7, 8, 9)
-    queue(easel, "south", 1, 2)
-    assert lease(easel, now=10, at_most=2) == [("north", 9), ("south", 2)]
+    queue(easel, "north", 1, 2, 3)
+    queue(easel, "south", 8, 9)
+    assert lease(easel, now=10, at_most=2) == [("north", 1), ("south", 8)]
+
+
+async def test_cameras_take_turns_by_receipt_whatever_their_clocks_say(easel: Easel) -> None:
+    queue(easel, "fast", 9)
+    queue(easel, "right", 5)
+    do(
+        easel.url,
+        "UPDATE frame_queue SET received_at = %(now)s WHERE observed_at = %(at)s",
+        {"now": at(4), "at": at(9)},
+    )
+    assert lease(easel, now=10, at_most=1) == [("fast", 9)]
 
 
 async def test_what_was_held_when_the_looking_stopped_is_free_at_once(easel: Easel) -> None:
@@ -261,7 +267,7 @@ async def test_what_was_taken_and_came_to_no_end_is_taken_by_itself_the_oldest_f
     queue(easel, "south", 3, events=[2])
     assert lease(easel, now=10, name="lease_suspect") == []
     lease(easel, now=10)
-    lease(easel, now=10, at_most=1, name="lease_events")
+    lease(easel, now=10, at_most=1, event=True)
     assert attempts(easel) == [1, 0, 1, 1, 1]
     assert lease(easel, now=11, name="lease_suspect") == []  # they are being looked at
     easel.do("release_leases", living=None)
@@ -274,13 +280,13 @@ async def test_what_the_database_ended_was_no_attempt(easel: Easel) -> None:
     queue(easel, "north", 1, 2)
     lease(easel, now=10, at_most=1)  # by worker 1
     easel.do("release_leases", living=2)
-    assert attempts(easel) == [0, 1]
+    assert attempts(easel) == [1, 0]
     lease(easel, now=10)
-    assert attempts(easel) == [1, 2]
+    assert attempts(easel) == [2, 1]
     easel.do("release_leases", living=1)
-    assert attempts(easel) == [0, 1]
+    assert attempts(easel) == [1, 0]
     easel.do("release_leases", living=1)
-    assert attempts(easel) == [0, 1]
+    assert attempts(easel) == [1, 0]
 
 
 async def test_what_ended_every_attempt_is_skipped(easel: Easel) -> None:
@@ -291,7 +297,7 @@ async def test_what_ended_every_attempt_is_skipped(easel: Easel) -> None:
         {"at": at(1)},
     )
     do(easel.url, "UPDATE frame_queue SET attempts = 3 WHERE observed_at = %(at)s", {"at": at(3)})
-    terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
+    terms = {"now": at(10), "may_wait": 8, "too_old": at(0)}
     terms |= {"events_too_old": at(0), "attempts_at_most": 3}
     # Of two, one was of the stream.
     assert easel.run("skip_overtaken", **terms) == [(north, "crashed", 2, 1)]
@@ -313,15 +319,14 @@ async def test_pictures_of_events_are_leased_by_themselves_the_oldest_of_each_ca
     queue(easel, "north", 8, 9, events=[1, 2, 3])
     queue(easel, "south", 8, events=[5])
     assert lease(easel, now=10) == [("north", 8), ("north", 9), ("south", 8)]
-    events: LiteralString = "lease_events"
-    assert lease(easel, now=10, at_most=3, name=events) == [
+    assert lease(easel, now=10, at_most=3, event=True) == [
         ("north", 1),
         ("north", 2),
         ("south", 5),
     ]
-    assert lease(easel, now=11, at_most=3, name=events) == [("north", 3)]
-    assert lease(easel, now=12, name=events) == []
-    assert lease(easel, now=40.5, at_most=1, name=events) == [("north", 1)]
+    assert lease(easel, now=11, at_most=3, event=True) == [("north", 3)]
+    assert lease(easel, now=12, event=True) == []
+    assert lease(easel, now=40.5, at_most=1, event=True) == [("north", 1)]
 
 
 async def test_the_picture_of_an_event_is_overtaken_by_no_frame_and_grows_too_old(
@@ -329,7 +334,7 @@ async def test_the_picture_of_an_event_is_overtaken_by_no_frame_and_grows_too_ol
 ) -> None:
     for device in ("a", "b", "c", "d"):
         queue(easel, device, 7, 8, events=[-200, 2, 3])
-    terms = {"now": at(10), "per_camera": 8, "at_most": 4}
+    terms = {"now": at(10), "may_wait": 4}
     terms |= {"too_old": at(5), "events_too_old": at(-100), "attempts_at_most": 3}
     skipped = easel.run("skip_overtaken", **terms)
     assert [row[1:] for row in skipped] == [("event_too_old", 1, 0), ("overload", 1, 1)] * 4
@@ -339,19 +344,46 @@ async def test_the_picture_of_an_event_is_overtaken_by_no_frame_and_grows_too_ol
     assert {row["reason"]: row["sum"] for row in counted} == {"event_too_old": 4, "overload": 4}
 
 
-async def test_what_is_left_of_a_camera_is_never_older_than_what_was_taken(easel: Easel) -> None:
-    """So no look comes late, however many cameras wait: what cannot be taken is skipped."""
-    for device in ("a", "b", "c", "d"):
-        queue(easel, device, 1, 2, 3)
-    terms = {"now": at(10), "per_camera": 8, "at_most": 6, "too_old": at(0)}
+async def test_of_more_than_may_wait_the_newest_of_each_camera_stay(easel: Easel) -> None:
+    busy = queue(easel, "busy", *range(1, 10))
+    slow = [queue(easel, device, 7, 8) for device in ("a", "b", "c")]
+    terms = {"now": at(10), "too_old": at(0), "events_too_old": at(0), "attempts_at_most": 3}
+    assert easel.run("skip_overtaken", **terms, may_wait=15) == []
+    # What the others leave free is the busy one's.
+    assert easel.run("skip_overtaken", **terms, may_wait=10) == [(busy, "overload", 5, 5)]
+    # And as many of one as of another where there is too little for all; one of each in any case.
+    terms["now"] = at(11)
+    assert [row[2] for row in easel.run("skip_overtaken", **terms, may_wait=2)] == [3, 1, 1, 1]
+    assert lease(easel, now=12) == [("a", 8), ("b", 8), ("busy", 9), ("c", 8)]
+    counted = ask(easel.url, "SELECT device_id, count FROM frames_skipped ORDER BY 1")
+    assert [tuple(row.values()) for row in counted] == [(busy, 8), *((one, 1) for one in slow)]
+
+
+async def test_what_is_too_old_takes_nobodys_place(easel: Easel) -> None:
+    (north, south) = (queue(easel, "north", *range(-9, 0)), queue(easel, "south", 1, 2, 3))
+    terms = {"now": at(10), "may_wait": 3, "too_old": at(0)}
     terms |= {"events_too_old": at(0), "attempts_at_most": 3}
-    assert [row[2] for row in easel.run("skip_overtaken", **terms)] == [2, 2, 2, 2]
-    assert lease(easel, now=10, per_camera=8, at_most=6) == [
-        ("a", 3),
-        ("b", 3),
-        ("c", 3),
-        ("d", 3),
-    ]
+    assert easel.run("skip_overtaken", **terms) == [(north, "too_old", 9, 9)]
+    rows = ask(easel.url, "SELECT DISTINCT device_id FROM frame_queue")
+    assert [row["device_id"] for row in rows] == [south]
+
+
+async def test_what_was_taken_in_time_does_not_grow_too_old_while_it_is_tried_again(
+    easel: Easel,
+) -> None:
+    north = queue(easel, "north", 1, 2, events=[3])
+    lease(easel, now=5, at_most=1)
+    lease(easel, now=5, event=True)
+    terms = {"too_old": at(100), "events_too_old": at(100), "may_wait": 8, "attempts_at_most": 3}
+    easel.do("release_leases", living=None)
+    assert easel.run("skip_overtaken", **terms, now=at(110)) == [(north, "too_old", 1, 1)]
+    # But not for ever: each time it is taken counts, and one that never ends is skipped.
+    for now in (110, 111, 150, 151):  # its leases run out
+        lease(easel, now=now, name="lease_suspect")
+    assert attempts(easel) == [3, 3]
+    easel.do("release_leases", living=None)
+    assert easel.run("skip_overtaken", **terms, now=at(152)) == [(north, "crashed", 2, 1)]
+    assert ask(easel.url, "SELECT FROM frame_queue") == []
 
 
 async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel) -> None:
@@ -363,7 +395,7 @@ async def test_what_is_overtaken_or_too_old_is_skipped_and_counted(easel: Easel)
         "UPDATE frame_queue SET leased_until = %(until)s WHERE device_id = %(id)s",
         {"until": at(20), "id": west},
     )
-    terms = {"now": at(10), "per_camera": 3, "at_most": 100, "too_old": at(0)}
+    terms = {"now": at(10), "may_wait": 4, "too_old": at(0)}
     terms |= {"events_too_old": at(0), "attempts_at_most": 3}
     assert easel.run("skip_overtaken", **terms) == [
         (north, "overload", 2, 2),
