@@ -27,18 +27,26 @@ from device_profiles.jpeg import MAX_PIXELS, MAX_SIDE, read_jpeg_header
 from device_profiles.readings import HEADS, Box
 from smartsite.media import (
     MAX_BYTES,
+    STREAMS,
     capture_of,
     container_of,
     decode_other,
-    ends_early,
+    frames_end,
+    length_of,
+    much_is_missing,
     no_file,
     opened,
     require_small,
 )
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts"})
-"""What is taken from a folder, by the ends of names; a file named by itself may have any name."""
+PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"})
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm"})
+VIDEOS |= {".mpg", ".mpeg", ".ts"}
+OTHERS = frozenset({".avif", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".tif", ".tiff"})
+OTHERS |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".264", ".265", ".h264", ".h265", ".asf"}
+OTHERS |= {".dav", ".flv", ".m2ts", ".mts", ".mxf", ".ogv", ".rmvb", ".vob", ".wmv"}
+"""What is taken from a folder, by the ends of names, the others to say that they cannot be read; a
+file named by itself may have any name."""
 
 
 class SecondLook(Protocol):
@@ -64,6 +72,9 @@ COLOURS = {
 }
 """Blue, green, red."""
 
+
+JPEG = b"\xff\xd8"
+"""What a JPEG begins with."""
 
 USUAL_RATE = 25.0
 """Frames a second of a video that says none, or what cannot be."""
@@ -120,6 +131,18 @@ class Unreadable(NamedTuple):
     path: Path
     error: str
     frame: int | None = None
+
+
+class PassedOver(NamedTuple):
+    """Files of a folder that are not looked at, since they are no pictures by their names.
+
+    Attributes:
+        path: The folder.
+        files: How many.
+    """
+
+    path: Path
+    files: int
 
 
 class Moment(NamedTuple):
@@ -256,19 +279,22 @@ class Source(NamedTuple):
     name: Path
 
 
-def sources(paths: Sequence[Path]) -> Iterator[Source | Unreadable]:
+def sources(paths: Sequence[Path]) -> Iterator[Source | Unreadable | PassedOver]:
     """Find the files that paths name.
 
     Args:
         paths: Files, and folders, which are searched through in the order of names.
 
     Yields:
-        Each file; or why a path names none.
+        Each file; or why a path names none; after a folder's, how many of it were passed over.
     """
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir() raises where it may not look
-            count = 0
+            count = passed_over = 0
             for file in _files(path):
+                if isinstance(file, Path) and not _is_looked_at(file):
+                    passed_over += 1
+                    continue
                 count += 1
                 if isinstance(file, Unreadable):
                     yield file
@@ -278,6 +304,8 @@ def sources(paths: Sequence[Path]) -> Iterator[Source | Unreadable]:
                     yield Source(file, Path(path.resolve().name) / file.relative_to(path))
             if not count:
                 yield Unreadable(path, "a folder without pictures or videos")
+            if passed_over:
+                yield PassedOver(path, passed_over)
         elif fault := no_file(path):
             yield Unreadable(path, fault)
         else:
@@ -285,15 +313,25 @@ def sources(paths: Sequence[Path]) -> Iterator[Source | Unreadable]:
 
 
 def _files(folder: Path) -> Iterator[Path | Unreadable]:
-    """Everything in a folder that may be looked at, and the folders that cannot be entered."""
+    """Everything in a folder, and the folders that cannot be entered."""
     faults: list[OSError] = []
     for root, folders, names in os.walk(folder, onerror=faults.append):
         yield from _told(faults)
         folders.sort()
         for name in sorted(names):
-            if Path(name).suffix.lower() in PICTURES | VIDEOS:
-                yield Path(root) / name
+            yield Path(root) / name
     yield from _told(faults)
+
+
+def _is_looked_at(file: Path) -> bool:
+    """By the end of its name; where that has none, by the first two bytes, for JPEGs."""
+    if file.suffix:
+        return file.suffix.lower() in PICTURES | VIDEOS | OTHERS
+    try:
+        with opened(file) as stream:
+            return stream.read(2) == JPEG
+    except OSError:
+        return False
 
 
 def _told(faults: list[OSError]) -> Iterator[Unreadable]:
@@ -333,10 +371,11 @@ def look_at(
 
 
 def _look_at_picture(path: Path, data: bytes, eye: Eye, *, keep: bool) -> Seen:
+    if data[:2] != JPEG:
+        require_small(data)
     if len(data) > MAX_BYTES:
         raise Rejected(Reason.TOO_LARGE, f"a picture of more than {MAX_BYTES} bytes")
-    if data[:2] != b"\xff\xd8":
-        require_small(data)
+    if data[:2] != JPEG:
         image = decode_other(data)
         size = image.shape[1], image.shape[0]
         return _seen(path, None, size, eye.see(image), image if keep else None)
@@ -393,6 +432,7 @@ def _look_at_video(
     number = 0
     reached_ms = 0.0
     opinions = Opinions()
+    end = frames_end(stream, container)
     try:
         with capture_of(stream) as capture:
             if not capture.isOpened():
@@ -424,7 +464,11 @@ def _look_at_video(
         return
     if number == 0:
         yield Unreadable(path, "the video holds no frame that can be decoded")
-    elif ends_early(container, number, claimed, reached_ms * rate / 1000):
+    elif end is not None and end > (length := length_of(stream)):
+        yield Unreadable(path, f"the video is cut off after {length} of {end} bytes", number)
+    elif (end is not None or container in STREAMS) and much_is_missing(
+        number, claimed, reached_ms * rate / 1000
+    ):
         yield Unreadable(path, f"the video ends at frame {number} of {int(claimed)}", number)
 
 

@@ -169,13 +169,23 @@ class Report(msgspec.Struct, frozen=True):
         return self.unfit is None
 
 
+class NoneRead(NamedTuple):
+    """No picture of a camera could be read.
+
+    Attributes:
+        unreadable: Name and fault of each, in their order; empty where there was none.
+    """
+
+    unreadable: dict[str, str]
+
+
 def examine(
     pictures: Iterable[Given],
     model: Model,
     camera: CameraSettings | None = None,
     rules: Rules | None = None,
     min_score: float = 0.0,
-) -> Report | None:
+) -> Report | NoneRead:
     """Examine a camera by its pictures.
 
     Args:
@@ -186,7 +196,7 @@ def examine(
         min_score: Boxes below are not kept by the service.
 
     Returns:
-        How fit it is; None where no picture could be read.
+        How fit it is; or why no picture could be read.
     """
     camera = camera or CameraSettings()
     plan = Plan(camera)
@@ -225,7 +235,7 @@ def examine(
         if given.at is not None:
             times.append(given.at)
     if not measured:
-        return None
+        return NoneRead(unreadable)
     for _ in range(fitness.LOOKS - len(measured)):
         judge.again(at)  # of one or two pictures, what they show counts
     ((width, height), _), *_ = sizes.most_common()

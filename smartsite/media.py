@@ -25,10 +25,15 @@ from device_profiles.jpeg import MAX_PIXELS, MAX_SIDE
 MAX_BYTES = 64 * 2**20
 """Largest picture file."""
 
-FORMATS = {"mov": 0.02, "avi": 0.02, "matroska": 0.1, "mpeg": 0.1, "mpegts": 0.1, "mpegvideo": 1.0}
-"""The containers of videos as FFmpeg calls them, and by which share fewer frames may come than they
-claim: those of MP4 and AVI are counted, others estimated from length and rate, a bare stream's are
-guessed."""
+FORMATS = ("mov", "avi", "matroska", "mpeg", "mpegts", "mpegvideo")
+"""The containers of videos as FFmpeg calls them."""
+
+STREAMS = ("mpeg", "mpegts")
+"""Those that say nothing of their end, and whose frames are estimated from length and rate. A bare
+stream's, ``mpegvideo``, are guessed."""
+
+MAX_PARTS = 1_000_000
+"""Parts of a container that are gone through: a fragmented MP4 of days has two a second."""
 
 CAPTURE_OPTIONS = f"format_whitelist;{','.join(FORMATS)}"
 """FFmpeg is asked for no other format, whatever it takes a file for: playlists and descriptions of
@@ -158,18 +163,107 @@ def capture_of(stream: BinaryIO) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def ends_early(container: str, number: int, claimed: float, reached: float) -> bool:
-    """Whether a video holds less than it claims.
+def length_of(stream: BinaryIO) -> int:
+    """The bytes of an open file."""
+    return os.fstat(stream.fileno()).st_size
+
+
+def frames_end(stream: BinaryIO, container: str) -> int | None:
+    """Where the part of a video that holds its frames ends, by its own words.
+
+    Frames cannot tell whether a file was cut: of sound ones fewer come than they claim where some
+    were dropped, an edit hides them, or the sound goes on for longer.
 
     Args:
+        stream: Open.
         container: Of `FORMATS`.
+
+    Returns:
+        Bytes from the beginning on, beyond the file's end where it was cut; None where it does not
+        say, as what was written to a pipe.
+    """
+    match container:
+        case "avi":
+            return _end_of_avi(stream)
+        case "mov":
+            return _end_of_mov(stream)
+        case "matroska":
+            return _end_of_matroska(stream)
+    return None
+
+
+def _end_of_avi(stream: BinaryIO) -> int | None:
+    """By Microsoft's "AVI RIFF File Reference", and OpenDML's: further RIFF chunks may follow."""
+    end, at = None, 0
+    for _ in range(MAX_PARTS):
+        if len(head := _at(stream, at, 12)) < 12:
+            break
+        size = int.from_bytes(head[4:8], "little")
+        if head[:4] == b"RIFF":
+            at += 12
+            continue
+        if head[:4] == b"LIST" and head[8:] == b"movi":
+            if size in (0, 2**32 - 1):
+                return None
+            end = at + 8 + size
+        at += 8 + size + size % 2
+    return end
+
+
+def _end_of_mov(stream: BinaryIO) -> int | None:
+    """By ISO/IEC 14496-12, 4.2; what follows the last box need not be one."""
+    end, at = None, 0
+    for _ in range(MAX_PARTS):
+        if len(head := _at(stream, at, 16)) < 8:
+            break
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:  # 0: up to the file's end
+            break
+        at += size
+        if head[4:8] in (b"mdat", b"moof", b"moov"):
+            end = at
+    return end
+
+
+def _end_of_matroska(stream: BinaryIO) -> int | None:
+    """By RFC 8794: a number's length is that of the zeros it begins with; all ones are unknown."""
+    at = 0
+    for _ in range(MAX_PARTS):
+        if not (head := _at(stream, at, 16)):
+            break
+        name = 9 - head[0].bit_length()
+        if name > 4 or len(head) <= name:
+            break
+        size = 9 - head[name].bit_length()
+        if size > 8 or len(head) < name + size:
+            break
+        most = 2 ** (7 * size) - 1
+        value = int.from_bytes(head[name : name + size], "big") & most
+        if head[:name] == b"\x18\x53\x80\x67":
+            return None if value == most else at + name + size + value
+        at += name + size + value
+    return None
+
+
+def _at(stream: BinaryIO, at: int, count: int) -> bytes:
+    if at > length_of(stream):  # however far; not every place can be gone to
+        return b""
+    stream.seek(at)
+    return stream.read(count)
+
+
+def much_is_missing(number: int, claimed: float, reached: float) -> bool:
+    """Whether a video that was not cut is spoilt for the most part.
+
+    Args:
         number: How many frames came.
         claimed: How many were to come.
         reached: The time of the last, in frames. Where a video's rate changes its frames are fewer
             than its length says, and the last one's time is near its end all the same.
 
     Returns:
-        Whether it was cut.
+        Whether less than half came.
     """
-    enough = claimed * (1 - FORMATS[container]) - 2
-    return number < enough and (container == "avi" or reached < enough)
+    return max(number, reached) < claimed / 2

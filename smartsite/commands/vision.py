@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -130,13 +130,15 @@ def detect(
     upright as a photograph's EXIF tag says; second_look is the probability of a helmet by the
     second look at this very picture, where it looked. What counts without --min-score goes by it;
     in a video by what it said of that head so far, taken together. A file that cannot be read gives
-    path and error, and the command fails at its end.
+    path and error, and the command fails at its end. Files of a folder that are no pictures or
+    videos by their names are passed over, and counted on standard error.
     """
     from smartsite import detecting
 
     settings = load_settings(config)
     eye = detecting.Eye(load_model(settings), min_score, load_second_look(settings))
-    found = list(detecting.sources(paths))
+    everything = list(detecting.sources(paths))
+    found = [each for each in everything if not isinstance(each, detecting.PassedOver)]
     files = [each for each in found if isinstance(each, detecting.Source)]
     copies = None
     if annotate is not None:
@@ -166,9 +168,18 @@ def detect(
                     if frames > 1:
                         progress.advance(task, share)
             progress.update(task, completed=number)  # whatever the file said it holds
+    for passed in everything:
+        if isinstance(passed, detecting.PassedOver):
+            kinds = f"{_files(passed.files)} of other kinds"
+            say(f"{detecting.shown(passed.path)}: passed over {kinds}")
     if failed:
-        say(f"{failed} files could not be read, or not to their end")
+        ends = "its end" if failed == 1 else "their ends"
+        say(f"{_files(failed)} could not be read, or not to {ends}")
         raise typer.Exit(1)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 class Copies:
@@ -397,16 +408,15 @@ def doctor(
     else:
         registered = CameraSettings(fixed=not patrols)
         pictures = examining.files(file or [], last)
-    names: deque[str] = deque(maxlen=1)
     model = load_model(settings)
     with _model_at_fault(settings), _libraries_silent():
         report = examining.examine(
-            _naming(pictures, names), model, registered, settings.rules, settings.vision.min_score
+            pictures, model, registered, settings.rules, settings.vision.min_score
         )
-    if report is None:
+    if isinstance(report, examining.NoneRead):
+        faults = (f"{name}: {fault}" for name, fault in report.unreadable.items())
         raise Misconfigured(
-            f"no picture of {camera or 'these'} can be read: "
-            + (f"{names[0]} is no JPEG, or gone" if names else "there is none")
+            f"no picture of {camera or 'these'} can be read: {next(faults, 'there is none')}"
         )
     if as_json:
         print_json(examining.as_json(report))
@@ -427,13 +437,6 @@ def doctor(
         say("fit" if report.fit else f"not fit: {report.unfit}")
     if not report.fit:
         raise typer.Exit(1)
-
-
-def _naming(pictures: Iterable[Given], names: deque[str]) -> Iterator[Given]:
-    """Hand pictures on, and keep the last ones' names."""
-    for picture in pictures:
-        names.append(picture.name)
-        yield picture
 
 
 def _newest(settings: Settings, camera: str, last: int) -> tuple[CameraSettings, Iterator[Given]]:

@@ -87,7 +87,7 @@ def test_detect_conceals_heads_tells_faults_itself_and_waits_for_no_pipe(
 
     run = smartsite("detect", "pictures", "--json", "--annotate", "out")
     assert run.returncode == 1
-    assert run.stderr.strip() == "3 files could not be read, or not to their end"
+    assert run.stderr.strip() == "3 files could not be read, or not to their ends"
     found = {str(line["path"]).split("/")[1]: line for line in lines(run)}
     assert {name for name, line in found.items() if "error" in line} == {
         "cut.jpg",

@@ -1,6 +1,7 @@
 """The camera doctor: what it measures, and what it says would help."""
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,9 @@ from detectors.vision.picture import Image
 from device_profiles.readings import Box, Unfit
 from device_profiles.sites import CameraSettings, Zone
 from smartsite import doctor
-from smartsite.doctor import Given, Report, as_json, examine, files
+from smartsite.commands import vision
+from smartsite.doctor import Given, NoneRead, Report, as_json, examine, files
+from smartsite.errors import Misconfigured
 
 CLIPS = Path(__file__).resolve().parents[3] / "simulators" / "clips"
 ROOM = sorted((CLIPS / "one-by-one").glob("*.jpg"))
@@ -71,7 +74,7 @@ def report(
     rules: Rules | None = None,
 ) -> Report:
     found = examine(pictures, model, camera, rules)
-    assert found is not None
+    assert isinstance(found, Report)
     return found
 
 
@@ -148,8 +151,23 @@ def test_pictures_that_are_gone_or_broken_are_counted(model: Model) -> None:
     assert found.pictures == 3
     assert set(found.unreadable) == {"gone", "broken"}
     assert said(found, "2 of 5 pictures could not be read")
-    assert examine([Given("broken", b"", None)], model) is None
-    assert examine([], model) is None
+    told = examine([Given("broken", b"", None), Given("gone", None, None)], model)
+    assert isinstance(told, NoneRead)
+    assert told.unreadable == {
+        "broken": "syntax: not a JPEG: it begins with nothing",
+        "gone": "the picture is no longer kept",
+    }
+    assert examine([], model) == NoneRead({})
+
+
+def test_why_nothing_could_be_examined_is_told(tmp_path: Path) -> None:
+    cut, drawn, pipe = (tmp_path / name for name in ("cut.jpg", "drawn.png", "pipe.jpg"))
+    cut.write_bytes(ROOM[8].read_bytes()[:9_000])
+    drawn.write_bytes(b"\x89PNG\r\n\x1a\n")
+    os.mkfifo(pipe)
+    for path, why in ((cut, "cut off after"), (drawn, "not a JPEG"), (pipe, "is no file")):
+        with pytest.raises(Misconfigured, match=f"can be read: {re.escape(str(path))}: .*{why}"):
+            vision.doctor(camera=None, file=[path, tmp_path / "gone.jpg"], last=60, patrols=False)
 
 
 def test_pictures_of_two_sizes_are_told(model: Model) -> None:
@@ -207,11 +225,11 @@ def test_a_file_beyond_the_limit_is_not_held(
 def test_heads_count_from_the_score_on_that_the_service_counts() -> None:
     pictures = given(images(ROOM[8:12]))
     faint = examine(pictures, cast("Model", Seer(60, score=0.35)))
-    assert faint is not None
+    assert isinstance(faint, Report)
     assert faint.heads.seen == 32
     # Boxes below vision.min_score are never stored.
     least = examine(pictures, cast("Model", Seer(60, score=0.35)), min_score=0.4)
-    assert least is not None
+    assert isinstance(least, Report)
     assert least.heads.seen == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from detectors.vision.errors import Misconfigured as Unusable
 from detectors.vision.model import Model
@@ -113,6 +114,24 @@ def test_a_model_that_fails_late_is_told_in_a_line(
     with pytest.raises(Misconfigured, match=r"^vision\.model: the model .* cannot be run on 1 × 3"):
         detect(BARE)
     assert capsys.readouterr().out == ""
+
+
+def test_what_was_not_looked_at_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    with pytest.raises(typer.Exit):
+        detect(tmp_path)
+    told = capsys.readouterr()
+    assert [set(json.loads(line)) for line in told.out.splitlines()] == [{"path", "error"}]
+    assert told.err.splitlines() == [
+        f"{tmp_path}: passed over 1 file of other kinds",
+        "1 file could not be read, or not to its end",
+    ]
+    with pytest.raises(typer.Exit):
+        detect(tmp_path / "a.gif", tmp_path / "gone.jpg")
+    assert capsys.readouterr().err == "2 files could not be read, or not to their ends\n"
 
 
 def some(descriptor: int) -> bytes:

@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from device_profiles.readings import Box
 from smartsite.detecting import (
     Eye,
     Found,
+    PassedOver,
     Seen,
     Source,
     Unreadable,
@@ -31,6 +33,7 @@ from smartsite.detecting import (
     look_at,
     sources,
 )
+from smartsite.media import frames_end
 
 CLIPS = Path(__file__).resolve().parents[3] / "simulators" / "clips"
 BARE = CLIPS / "one-by-one" / "00800.jpg"
@@ -230,11 +233,38 @@ def test_every_so_many_frames(model: Model, video: Path) -> None:
     assert frames_of(video, 3) == 3
 
 
-def test_a_video_that_breaks_off_says_where(model: Model, video: Path, put: Put) -> None:
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_a_video_that_breaks_off_says_where(
+    model: Model, video: Path, put: Put, share: float
+) -> None:
     data = video.read_bytes()
-    *seen, last = look_at(put("cut.avi", data[: len(data) // 2]), Eye(model))
+    cut = data[: round(len(data) * share)]
+    *seen, last = look_at(put("cut.avi", cut), Eye(model))
     assert all(isinstance(each, Seen) for each in seen)
     assert isinstance(last, Unreadable)
+    assert last.error.startswith(f"the video is cut off after {len(cut)} of ")
+    assert last.frame == len(seen) > 0
+
+
+def test_an_index_that_is_cut_off_loses_no_frame(model: Model, video: Path, put: Put) -> None:
+    data = video.read_bytes()
+    whole = put("whole.avi", data[: data.rindex(b"idx1") + 20])
+    assert [seen.frame for seen in look_at(whole, Eye(model), every=6)] == [0, 6]
+
+
+def test_a_video_that_claims_a_few_frames_too_many_is_whole(
+    model: Model, video: Path, put: Put
+) -> None:
+    """As where a camera left some out, or an edit hides them: whether it was cut, bytes tell."""
+    data = bytearray(video.read_bytes())
+    stream = data.index(b"strh") + 8
+    assert struct.unpack_from("<I", data, stream + 32) == (7,)
+    for claimed, whole in ((10, True), (20, False)):
+        struct.pack_into("<I", data, stream + 32, claimed)
+        last = list(look_at(put("more.avi", bytes(data)), Eye(model)))[-1]
+        assert isinstance(last, Seen) is whole
+    assert isinstance(last, Unreadable)
+    assert last.error == "the video ends at frame 7 of 20"
 
 
 @pytest.mark.parametrize(
@@ -281,14 +311,59 @@ def test_a_video_of_any_container_and_name_is_looked_at_to_its_end(
     assert all(isinstance(seen, Seen) for seen in found)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
 @pytest.mark.parametrize(("ending", "kind"), CONTAINERS[:4])
-def test_half_a_video_is_told_whatever_its_name(
-    model: Model, tmp_path: Path, put: Put, ending: str, kind: str
+def test_a_part_of_a_video_is_told_whatever_its_name(
+    model: Model, tmp_path: Path, put: Put, ending: str, kind: str, share: float
 ) -> None:
     data = written(tmp_path / f"clip.{ending}", kind)
-    *_, last = look_at(put("noname", data[: len(data) // 2]), Eye(model), every=39)
+    *_, last = look_at(put("noname", data[: round(len(data) * share)]), Eye(model), every=39)
     assert isinstance(last, Unreadable)
-    assert "of 40" in last.error or "opened" in last.error
+    assert "cut off after" in last.error or "opened" in last.error
+
+
+def box(kind: bytes, body: bytes = b"", size: int | None = None) -> bytes:
+    """A box of an MP4."""
+    return struct.pack(">I4s", 8 + len(body) if size is None else size, kind) + body
+
+
+MOVIE = box(b"ftyp", b"mp42") + box(b"moov", bytes(16))
+LIVE = b"\x1aE\xdf\xa3\x80\x18\x53\x80\x67"
+
+
+@pytest.mark.parametrize(
+    ("container", "data", "end"),
+    [
+        ("mov", MOVIE + box(b"mdat", bytes(9)), 53),
+        ("mov", MOVIE + box(b"mdat", bytes(9), size=90), 126),
+        ("mov", MOVIE + box(b"mdat", struct.pack(">Q", 2**40), size=1), 36 + 2**40),
+        ("mov", MOVIE + box(b"mdat", bytes(9), size=0), 36),
+        ("mov", MOVIE + box(b"junk", size=2**31), 36),  # after the last box there may be anything
+        ("mov", b"", None),
+        ("avi", b"RIFF\0\0\0\0AVI LIST\x14\0\0\0movi", 40),
+        ("avi", b"RIFF\0\0\0\0AVI LIST\0\0\0\0movi", None),
+        ("avi", b"RIFF\0\0\0\0AVI LIST\xff\xff\xff\xffmovi", None),
+        (
+            "avi",  # OpenDML
+            b"RIFF\0\0\0\0AVI LIST\x05\0\0\0movi??RIFF\0\0\0\0AVIXLIST\x14\0\0\0movi",
+            66,
+        ),
+        ("matroska", LIVE + b"\x84", 14),
+        ("matroska", LIVE + b"\x40\x84", 11 + 0x84),
+        ("matroska", LIVE + b"\x01" + b"\xff" * 7, None),
+        ("matroska", LIVE, None),
+        ("matroska", LIVE + b"\0" * 8, None),
+        ("matroska", b"\0" * 32, None),
+        ("mpegts", b"G" * 400, None),
+    ],
+)
+def test_where_the_frames_of_a_video_end_by_its_own_words(
+    container: str, data: bytes, end: int | None
+) -> None:
+    with tempfile.TemporaryFile() as stream:
+        stream.write(data)
+        stream.flush()
+        assert frames_end(stream, container) == end
 
 
 # --- which files -------------------------------------------------------------------------------
@@ -308,10 +383,38 @@ def test_folders_are_searched_in_order_and_what_is_missing_is_told(put: Put) -> 
         Source(root / "b/1.png", Path("pictures/b/1.png")),
         Source(root / "b/2.JPG", Path("pictures/b/2.JPG")),
     ]
+    assert [each for each in found if isinstance(each, PassedOver)] == [PassedOver(root, 1)]
     assert [each.path for each in found if isinstance(each, Unreadable)] == [
         empty,
         root / "nothing",
     ]
+
+
+def test_pictures_that_cannot_be_read_are_told_and_other_files_counted(
+    model: Model, put: Put
+) -> None:
+    told = ["a.tiff", "b.HEIC", "c.avif", "d.gif", "e.wmv"]
+    for name in (*told, "labels.txt", "labels.json", "README"):
+        root = put(f"pictures/{name}", b"whatever it is").parent
+    put("pictures/frame", BARE.read_bytes())
+    os.mkfifo(root / "pipe")
+    *found, passed_over = sources([root])
+    assert passed_over == PassedOver(root, 4)
+    files = [each.path for each in found if isinstance(each, Source)]
+    assert [path.name for path in files] == [*told, "frame"]
+    assert len(files) == len(found)
+    *others, frame = files
+    for path in others:
+        assert fault(path, Eye(model)).startswith("type: neither a picture")
+    assert "head" in labels(only(frame, Eye(model)))
+
+
+def test_a_large_file_that_is_no_picture_is_not_taken_for_one(
+    model: Model, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartsite.detecting.MAX_BYTES", 1_000)
+    assert fault(put("long.wmv", bytes(2_000)), Eye(model)).startswith("type: neither a picture")
+    assert "more than 1000 bytes" in fault(BARE, Eye(model))
 
 
 def test_a_folder_that_cannot_be_entered_is_told(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
