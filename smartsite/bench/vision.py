@@ -143,12 +143,20 @@ def at_size(
         rounds: How often.
 
     Returns:
-        Milliseconds of CPU by stage, and the two ratios the project has bars for.
+        Milliseconds of CPU by stage, and the ratios the project has bars for.
     """
     clock = _Clock()
     data = scaled(programme()[PEOPLE].jpeg, width, height)
     header = read_jpeg_header(data)
     placement = model.place(header.width, header.height)
+
+    def move() -> None:
+        """All that becomes of a moving picture in `smartsite.eyes`, from its bytes on."""
+        gate, judge = MotionGate(), Judge()
+        gate.still(data, START, header=read_jpeg_header(data))
+        if gate.grey is not None:
+            judge.take(gate.grey, START)
+        gate.looked(START, tuple(model.look(data, LEAST_SCORE)))
 
     def stages() -> None:
         image = clock.time("decode", lambda: decode(data, header, placement.side))
@@ -156,6 +164,7 @@ def at_size(
         answer = clock.time("model", lambda: model.run(tensor)[0])
         clock.time("post", lambda: model.read(answer, placement, LEAST_SCORE))
         clock.time("bytes_to_findings", lambda: model.look(data, LEAST_SCORE))
+        clock.time("moving", move)
         clock.time("reference", reference)
 
     clock.repeat(rounds, stages)
@@ -167,18 +176,18 @@ def at_size(
         judge.take(gate.grey, START)
     at = START + timedelta(seconds=1)
 
-    def meet(data: bytes) -> bool:
+    def meet(picture: bytes) -> bool:
         """All that becomes of a still picture in `smartsite.eyes`, from its bytes on."""
-        seen = gate.still(data, at, header=read_jpeg_header(data))
+        seen = gate.still(picture, at, header=read_jpeg_header(picture))
         judge.again(at)
         return seen is not None
 
     # Each by itself, as it happens: a full decode would empty the caches of the gate.
-    for data in pictures:
-        if not clock.time("still", partial(meet, data)):
+    for picture in pictures:
+        if not clock.time("still", partial(meet, picture)):
             raise AssertionError("the still scene was taken for a moving one")
-    for data in pictures:
-        clock.time("full_decode", partial(_whole, data))
+    for picture in pictures:
+        clock.time("full_decode", partial(_whole, picture))
     figures: dict[str, Any] = {f"{name}_ms": _ms(times) for name, times in clock.times.items()}
     return figures | {
         "jpeg_kb": round(len(data) / 1_024, 1),
@@ -187,6 +196,7 @@ def at_size(
         "bytes_to_findings_of_reference": _ratio(
             clock.times["bytes_to_findings"], clock.times["reference"]
         ),
+        "moving_of_reference": _ratio(clock.times["moving"], clock.times["reference"]),
         "still_of_full_decode": round(figures["still_ms"] / figures["full_decode_ms"], 3),
     }
 

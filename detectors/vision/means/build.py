@@ -1,8 +1,8 @@
 """Compile `means.c` to WebAssembly: `make means`.
 
 The compiler is the package `ziglang`, pinned by hash like everything else, so that the same source
-gives the same bytes on every machine. The module carries the hash of what it was made of, and a
-test holds it to that.
+gives the same bytes again. The module carries the hash of what it was made of, and a test holds it
+to that.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ def compiled() -> bytes:
 
 
 def main() -> None:
-    """Write the module beside its source."""
-    CODE.write_bytes(compiled())
-    sys.stdout.write(f"{CODE.name}: {CODE.stat().st_size} bytes\n")
+    """Write the module beside its source, and say whether it is another one."""
+    before, after = CODE.read_bytes() if CODE.exists() else b"", compiled()
+    CODE.write_bytes(after)
+    news = "the same as before" if before == after else "changed"
+    sys.stdout.write(f"{CODE.name}: {len(after)} bytes, {news}\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ enum {
     MOST_LEVELS = 1 << 20  /* of 64 million pixels */
 };
 
-/* A Huffman code as its DHT segment describes it. */
+enum { MEANS, TEXTURES, KINDS };
+
+/* A Huffman code as a DHT segment describes it. */
 typedef struct {
     uint8_t counts[LONGEST];   /* of words, by length from 1 on */
     uint8_t symbols[256];      /* in the order of their words */
@@ -39,6 +41,7 @@ typedef struct {
 
 typedef struct {
     Code code;
+    int laid;                        /* whether what follows is that code's */
     uint16_t words[1 << LONGEST];    /* by the next 16 bits: length << 8 | symbol; 0: no word */
     uint16_t strides[1 << WINDOW];   /* by the next 13: see lay_means, lay_textures; 0: too long */
 } Table;
@@ -56,7 +59,7 @@ typedef struct {
 } Reader;
 
 /* Cameras do not change their codes from picture to picture, so tables outlive a call. */
-static Table means_of[SLOTS], textures_of[SLOTS];
+static Table tables[KINDS][SLOTS];
 
 static int big_endian_16(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
@@ -73,13 +76,14 @@ static int extended(int bits, int size) {
     return bits < 1 << (size - 1) ? bits - (1 << size) + 1 : bits;
 }
 
-static int lay_words(Table *table) {
+static int lay_words(Table *table, int most) {
     uint32_t at = 0, all = 1 << LONGEST;
     const uint8_t *symbol = table->code.symbols;
     for (int length = 1; length <= LONGEST; length++)
         for (int n = table->code.counts[length - 1]; n; n--) {
             uint32_t behind = at + (all >> length);
-            if (behind > all) return 0;
+            /* The word of ones alone is none: T.81, C.2. */
+            if (behind >= all || *symbol > most) return 0;
             for (; at < behind; at++) table->words[at] = (uint16_t)(length << 8 | *symbol);
             symbol++;
         }
@@ -124,33 +128,17 @@ static int same(const Code *one, const Code *other) {
     return 1;
 }
 
-/* Read a DHT segment; `defined` has a bit for each table, four of means, then four of textures. */
-static int read_codes(const uint8_t *at, const uint8_t *end, unsigned *defined) {
-    while (at < end) {
-        if (end - at < 1 + LONGEST) return 0;
-        int kind = *at >> 4, slot = *at & 15, count = 0;
-        if (kind > 1 || slot >= SLOTS) return 0;
-        at++;
-        Code code = {{0}, {0}};
-        for (int i = 0; i < LONGEST; i++) count += code.counts[i] = at[i];
-        at += LONGEST;
-        if (count > 256 || end - at < count) return 0;
-        for (int i = 0; i < count; i++) code.symbols[i] = *at++;
-        for (int i = 0; i < count && !kind; i++)
-            if (code.symbols[i] > 15) return 0;
-        Table *table = kind ? &textures_of[slot] : &means_of[slot];
-        if (!same(&table->code, &code)) {
-            table->code = code;
-            if (!lay_words(table)) {
-                table->code = (Code){{0}, {0}};
-                return 0;
-            }
-            if (kind) lay_textures(table);
-            else lay_means(table);
-        }
-        *defined |= 1u << (4 * kind + slot);
-    }
-    return 1;
+/* The table of a code: that of the picture before, if it had the same; NULL: it is no code. */
+static const Table *table_of(const Code *code, int kind, int slot) {
+    Table *table = &tables[kind][slot];
+    if (table->laid && same(&table->code, code)) return table;
+    table->code = *code;
+    table->laid = 0;
+    if (!lay_words(table, kind == MEANS ? 15 : 255)) return NULL;
+    if (kind == MEANS) lay_means(table);
+    else lay_textures(table);
+    table->laid = 1;
+    return table;
 }
 
 /* ------------------------------------------------------------------ blocks */
@@ -185,7 +173,7 @@ static inline int read_block(Reader *reader, Component *component) {
         component->level += size ? extended(peek(reader, size), size) : 0;
         take(reader, size);
     }
-    if (component->level != (int16_t)component->level) return 0;
+    if (component->level != (int16_t)component->level) return 0;   /* before it overflows */
     for (int place = 1; place < COEFFICIENTS;) {
         refill(reader);
         stride = component->texture->strides[peek(reader, WINDOW)];
@@ -230,11 +218,29 @@ static uint8_t *unstuff(uint8_t *at, uint8_t *end, const uint8_t **stuffless) {
 /* ------------------------------------------------------------------ a picture */
 
 typedef struct {
-    int width, height, count, interval, adobe;
-    unsigned defined, quantised;
-    int quanta[SLOTS];               /* of the mean, by table */
+    int width, height, count, interval;
+    int transform;                   /* as Adobe's segment says; -1: there is none */
     Component components[MOST_COMPONENTS];
+    Code codes[KINDS][SLOTS];        /* one that is not told has no words */
+    int quanta[SLOTS];               /* of the mean */
+    uint8_t quantised[SLOTS];        /* whether they are told */
 } Picture;
+
+/* Only remembered here: a file may hold thousands of them, of which a scan uses six. */
+static int read_codes(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    while (at < end) {
+        if (end - at < 1 + LONGEST) return 0;
+        int kind = *at >> 4, slot = *at & 15, count = 0;
+        at++;
+        if (kind >= KINDS || slot >= SLOTS) return 0;
+        Code *code = &picture->codes[kind][slot];
+        *code = (Code){{0}, {0}};
+        for (int i = 0; i < LONGEST; i++) count += code->counts[i] = *at++;
+        if (count > 256 || end - at < count) return 0;
+        for (int i = 0; i < count; i++) code->symbols[i] = *at++;
+    }
+    return 1;
+}
 
 static int read_frame(Picture *picture, const uint8_t *at, int size) {
     if (picture->count || size < 6 || at[0] != 8) return 0;
@@ -255,8 +261,8 @@ static int read_frame(Picture *picture, const uint8_t *at, int size) {
             if (first[j].id == one->id) return 0;
         blocks += one->across * one->down;
     }
-    if (blocks > MOST_BLOCKS) return 0;
     if (count == 1) first->across = first->down = 1;   /* not interleaved: T.81, A.2.2 */
+    else if (blocks > MOST_BLOCKS) return 0;
     picture->count = count;
     return 1;
 }
@@ -266,7 +272,7 @@ static int read_quanta(Picture *picture, const uint8_t *at, const uint8_t *end) 
         int wide = *at >> 4, slot = *at & 15, size = 1 + (COEFFICIENTS << wide);
         if (wide > 1 || slot >= SLOTS || end - at < size) return 0;
         picture->quanta[slot] = wide ? big_endian_16(at + 1) : at[1];
-        picture->quantised |= 1u << slot;
+        picture->quantised[slot] = 1;
         at += size;
     }
     return 1;
@@ -280,13 +286,23 @@ static int read_scan(Picture *picture, const uint8_t *at, int size) {
         const uint8_t *it = at + 1 + 2 * i;
         int mean = it[1] >> 4, texture = it[1] & 15;
         if (it[0] != first[i].id || mean >= SLOTS || texture >= SLOTS) return 0;
-        if (!(picture->defined >> mean & 1) || !(picture->defined >> (4 + texture) & 1)) return 0;
-        first[i].mean = &means_of[mean];
-        first[i].texture = &textures_of[texture];
+        if (!picture->quantised[first[i].quantiser]) return 0;
+        first[i].mean = table_of(&picture->codes[MEANS][mean], MEANS, mean);
+        first[i].texture = table_of(&picture->codes[TEXTURES][texture], TEXTURES, texture);
+        if (!first[i].mean || !first[i].texture) return 0;
     }
-    if (!(picture->quantised >> first->quantiser & 1)) return 0;
-    int rgb = count == 3 && (first->id == 'R' || picture->adobe == 0);
-    return !rgb;
+    /* As one of them may be, whatever the other says. */
+    return count == 1 || (first->id != 'R' && (picture->transform == -1 || picture->transform == 1));
+}
+
+/* Adobe's segment says whether three components are RGB; others have no business under its marker. */
+static int read_adobe(Picture *picture, const uint8_t *at, int size) {
+    static const char name[] = "Adobe";
+    if (size < 12) return 1;
+    for (int i = 0; i < 5; i++)
+        if (at[i] != name[i]) return 1;
+    picture->transform = at[11];
+    return 1;
 }
 
 /* Read up to the first byte of the scan; NULL: not for us. */
@@ -306,10 +322,10 @@ static uint8_t *read_header(Picture *picture, uint8_t *at, const uint8_t *end) {
         at += 4 + size;
         int good;
         if (marker == SOF0 || marker == SOF1) good = read_frame(picture, body, size);
-        else if (marker == DHT) good = read_codes(body, at, &picture->defined);
+        else if (marker == DHT) good = read_codes(picture, body, at);
         else if (marker == DQT) good = read_quanta(picture, body, at);
         else if (marker == DRI && size == 2) good = 1, picture->interval = big_endian_16(body);
-        else if (marker == APP14 && size >= 12) good = 1, picture->adobe = body[11] == 1;
+        else if (marker == APP14) good = read_adobe(picture, body, size);
         else if (marker == SOS) return read_scan(picture, body, size) ? at : NULL;
         else good = marker == COM || (marker >= APP0 && marker <= APP15);
         if (!good) return NULL;
@@ -323,14 +339,13 @@ static uint8_t *read_header(Picture *picture, uint8_t *at, const uint8_t *end) {
 uint8_t jpeg[MOST_BYTES + 4096];
 uint8_t levels[MOST_LEVELS];
 
-/* Read the levels of the picture in `jpeg`, of so many bytes, which are changed.
+/* Read the levels of the picture in `jpeg`, of so many bytes, MOST_BYTES at most; they are changed.
  *
  * Returns rows << 16 | columns; 0 where libjpeg has to be asked.
  */
 __attribute__((export_name("means")))
 int32_t means(uint32_t size) {
-    if (size > MOST_BYTES) return 0;
-    Picture picture = {.adobe = -1};
+    Picture picture = {.transform = -1};
     uint8_t *end = jpeg + size, *at = read_header(&picture, jpeg, end);
     if (!at) return 0;
 

@@ -43,7 +43,16 @@ def test_the_stages_are_timed(model: Model) -> None:
     runs = []
     figures = vision.at_size(model, lambda: runs.append(1), 640, 360, 3)
     assert len(runs) == 2 + 3
-    for stage in ("decode", "pre", "model", "post", "bytes_to_findings", "still", "full_decode"):
+    for stage in (
+        "decode",
+        "pre",
+        "model",
+        "post",
+        "bytes_to_findings",
+        "moving",
+        "still",
+        "full_decode",
+    ):
         assert figures[f"{stage}_ms"] > 0
     assert figures["frames_per_s_per_core"] == pytest.approx(
         1_000 / figures["bytes_to_findings_ms"], rel=0.01

@@ -4,17 +4,21 @@ import random
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wasmtime import WasmtimeError
 
+from detectors.vision import means as sandbox
 from detectors.vision.means import CODE, MOST_BYTES, block_means, build
 from detectors.vision.motion import grey_of
-from detectors.vision.picture import Image
+from detectors.vision.picture import Image, decode
+from device_profiles.errors import Reason, Rejected
+from device_profiles.jpeg import read_jpeg_header
 
 SAMPLINGS = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -107,72 +111,215 @@ def test_it_is_what_the_gate_sees() -> None:
     assert (grey_of(data) == means).all()
 
 
-def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and bytes of each segment, the last with all that comes after it."""
-    at = 2
-    while True:
-        marker, (length,) = data[at + 1], struct.unpack_from(">H", data, at + 2)
-        if marker == 0xDA:
-            yield marker, data[at:]
-            return
-        yield marker, data[at : at + 2 + length]
-        at += 2 + length
-
-
-def without(data: bytes, marker: int) -> bytes:
-    return data[:2] + b"".join(part for kind, part in segments(data) if kind != marker)
-
-
-def adobe(transform: int) -> bytes:
-    return b"\xff\xee\0\x0eAdobe" + struct.pack(">HHHB", 100, 0, 0, transform)
-
-
 PLAIN = jpeg(noise(64, 48, 3, 2))
 OWN_CODES = jpeg(noise(64, 48, 3, 7), cv2.IMWRITE_JPEG_OPTIMIZE, 1)
 
 
-def test_codes_change_from_picture_to_picture() -> None:
-    for data in (PLAIN, OWN_CODES, PLAIN, PLAIN, OWN_CODES):
-        assert same(data)
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
 
 
-def test_nothing_is_taken_from_the_picture_before() -> None:
-    assert same(PLAIN)
-    for missing in (0xC4, 0xDB, 0xC0):
-        assert block_means(without(PLAIN, missing)) is None
-    assert same(PLAIN)
+def code(slot: int, counts: list[int], symbols: list[int]) -> bytes:
+    return bytes([slot, *counts, *[0] * (16 - len(counts)), *symbols])
 
 
-def test_a_code_that_is_none_is_not_remembered() -> None:
-    at = PLAIN.index(b"\xff\xc4") + 5
-    broken = PLAIN[:at] + bytes([9]) + PLAIN[at + 1 :]
-    for _ in range(2):
-        assert block_means(broken) is None
-    assert same(PLAIN)
+SHORT_MEANS = ([0, 0, 7], [0, 1, 2, 3, 4, 5, 6])
+"""Three bits each: how many more tell the difference."""
+SHORT_TEXTURES = ([1, 1, 1, 1], [0x00, 0x01, 0xF0, 0x23])
+"""An end, one of one bit, sixteen zeros, one of three bits behind two zeros."""
 
 
-def test_what_makes_no_difference() -> None:
-    comment = b"\xff\xfe\0\x05abc"
-    for between in (comment, b"\xff\xff" + comment[1:], adobe(1)):
-        assert same(PLAIN[:2] + between + PLAIN[2:])
-    assert same(PLAIN + b"more")
-    assert same(without(PLAIN, 0xE0))
+def some_bits(dice: random.Random) -> Iterator[str]:
+    """A block in the short codes: any mean, any texture, an end or the last coefficient."""
+    size = dice.randrange(7)
+    yield f"{size:03b}" + "".join(dice.choices("01", k=size))
+    place = 1
+    while place < 64:
+        way = dice.random()
+        if way < 0.3:
+            yield "0"
+            return
+        if way < 0.5 and place + 3 <= 64:
+            yield "1110" + "".join(dice.choices("01", k=3))
+            place += 3
+        elif way < 0.6 and place + 16 <= 64:
+            yield "110"
+            place += 16
+        else:
+            yield "10" + dice.choice("01")
+            place += 1
 
 
-def rgb() -> bytes:
-    return PLAIN[:2] + adobe(0) + without(PLAIN, 0xE0)[2:]
+def packed(bits: str) -> bytes:
+    bits += "1" * (-len(bits) % 8)
+    data = bytes(int(bits[at : at + 8], 2) for at in range(0, len(bits), 8))
+    return data.replace(b"\xff", b"\xff\0")
 
 
-def renamed(data: bytes, names: bytes) -> bytes:
-    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
-    changed = bytearray(data)
-    for number, name in enumerate(names):
-        changed[frame + 10 + 3 * number] = changed[scan + 5 + 2 * number] = name
-    return bytes(changed)
+class Built(NamedTuple):
+    """A JPEG put together by hand; each part can be replaced by a wrong one."""
+
+    width: int = 41
+    height: int = 29
+    factors: tuple[tuple[int, int], ...] = ((2, 2), (1, 1), (1, 1))
+    names: bytes = b"\1\2\3"
+    quantisers: bytes = b"\0\0\0"
+    scan_names: bytes | None = None
+    slots: bytes = bytes(3)
+    restarts: int = 0
+    first_restart: int = 0
+    before: bytes = b""
+    quanta: bytes = segment(0xDB, bytes([0] + [3] * 64))
+    codes: bytes = segment(0xC4, code(0, *SHORT_MEANS)) + segment(0xC4, code(16, *SHORT_TEXTURES))
+    behind: bytes = b""
+    body: bytes | None = None
+
+    @property
+    def blocks(self) -> list[int]:
+        """Of each component, of an MCU."""
+        return [1] if len(self.factors) == 1 else [wide * tall for wide, tall in self.factors]
+
+    def stretches(self) -> Iterator[bytes]:
+        one = len(self.factors) == 1
+        wide = 8 if one else 8 * max(wide for wide, _ in self.factors)
+        tall = 8 if one else 8 * max(tall for _, tall in self.factors)
+        count = -(-self.width // wide) * -(-self.height // tall)
+        dice = random.Random(7)
+        each = self.restarts or count
+        for first in range(0, count, each):
+            bits = ""
+            for _ in range(first, min(count, first + each)):
+                for _ in range(sum(self.blocks)):
+                    bits += "".join(some_bits(dice))
+            yield packed(bits)
+
+    @property
+    def frame(self) -> bytes:
+        frame = struct.pack(">BHHB", 8, self.height, self.width, len(self.factors))
+        for name, (wide, tall), which in zip(
+            self.names, self.factors, self.quantisers, strict=False
+        ):
+            frame += bytes([name, wide << 4 | tall, which])
+        return frame
+
+    @property
+    def data(self) -> bytes:
+        scan = bytes([len(self.factors)])
+        for name, (_, slot) in zip(
+            self.scan_names or self.names, zip(self.factors, self.slots, strict=False), strict=False
+        ):
+            scan += bytes([name, slot])
+        body = self.body
+        if body is None:
+            first, *others = self.stretches()
+            body = first
+            for number, stretch in enumerate(others, self.first_restart):
+                body += bytes([0xFF, 0xD0 + number % 8]) + stretch
+        interval = segment(0xDD, struct.pack(">H", self.restarts)) if self.restarts else b""
+        return (
+            b"\xff\xd8"
+            + self.before
+            + self.quanta
+            + segment(0xC0, self.frame)
+            + self.codes
+            + interval
+            + self.behind
+            + segment(0xDA, scan + b"\0\x3f\0")
+            + body
+            + b"\xff\xd9"
+        )
 
 
-def test_components_may_have_any_names() -> None:
-    assert same(renamed(PLAIN, b"\0\1\2"))
+FACTORS = [(wide, tall) for wide in (1, 2, 3, 4) for tall in (1, 2, 3, 4)]
+GREY = Built(factors=((1, 1),))
+EVEN = GREY._replace(body=bytes(100))
+"""All bits 0: no difference and an end, in any code that has such words."""
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+@pytest.mark.parametrize("factors", FACTORS)
+def test_grey_of_any_factors_is_row_by_row(factors: tuple[int, int], restarts: int) -> None:
+    assert same(Built(factors=(factors,), restarts=restarts).data)
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 5])
+@pytest.mark.parametrize("factors", FACTORS)
+def test_colours_of_any_factors(factors: tuple[int, int], restarts: int) -> None:
+    for colour in FACTORS:
+        picture = Built(factors=(factors, colour, (1, 1)), restarts=restarts)
+        few = sum(picture.blocks) <= 10
+        if few and colour[0] <= factors[0] and colour[1] <= factors[1]:
+            assert same(picture.data), colour
+        else:
+            assert block_means(picture.data) is None, colour
+
+
+def adobe(transform: int, name: bytes = b"Adobe") -> bytes:
+    return segment(0xEE, name + struct.pack(">HHHB", 100, 0, 0, transform))
+
+
+HIGH = segment(0xDB, bytes([0x10] + [0, 3] * 64))
+TWICE = segment(0xC4, code(0, *SHORT_MEANS) * 2_700)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Built(before=segment(0xFE, b"a comment")).data,
+        Built(before=b"\xff\xff\xff" + segment(0xFE, b"behind fill bytes")).data,
+        Built(before=adobe(1)).data,
+        Built(before=adobe(0, b"Other")).data,
+        Built(factors=((1, 1),), before=adobe(0)).data,
+        Built(names=b"\0\1\2").data,
+        Built(quanta=HIGH).data,
+        Built(quanta=Built().quanta + segment(0xDB, bytes([0] + [9] * 64))).data,
+        Built(codes=TWICE * 30 + Built().codes).data,
+        Built(codes=segment(0xC4, code(1, [3], [0, 0, 0])) + Built().codes).data,
+        Built().data + b"more",
+        jpeg(noise(64, 48, 3, 2))[:2] + jpeg(noise(64, 48, 3, 2))[20:],
+    ],
+    ids=[
+        "a comment",
+        "fill bytes",
+        "Adobe's YCbCr",
+        "another's APP14",
+        "Adobe's grey",
+        "components by other names",
+        "quanta of 16 bits",
+        "quanta told twice",
+        "codes told 81,000 times",
+        "a wrong code that is not used",
+        "bytes behind the end",
+        "without JFIF",
+    ],
+)
+def test_what_makes_no_difference(data: bytes) -> None:
+    assert same(data)
+
+
+TEXTURES = segment(0xC4, code(16, *SHORT_TEXTURES))
+SLOT_4 = segment(0xC4, code(4, *SHORT_MEANS))
+FULL_MEANS = segment(0xC4, code(0, [0, 4], [0, 1, 2, 3]))
+FULL_TEXTURES = segment(0xC4, code(16, [2], [0, 1]))
+CROWDED = segment(0xC4, code(0, [2, 1], [0, 1, 2]))
+LARGE = segment(0xC4, code(0, [0, 2], [0, 16]))
+COUNTED = segment(0xC4, bytes([0, 200, *bytes(15), 1, 2]))
+COLOURS_RISE = Built(
+    width=16,
+    height=8,
+    factors=((1, 1), (1, 1), (1, 1)),
+    slots=b"\0\x10\x10",
+    codes=Built().codes + segment(0xC4, code(1, [1], [15])),
+    body=packed(("0000" + "0111111111111111" + "0" + "0000000000000000" + "0") * 2),
+)
+
+
+def test_the_widest_difference_of_a_short_word() -> None:
+    codes = segment(0xC4, code(0, [1, 1], [12, 0])) + TEXTURES
+    quanta = segment(0xDB, bytes([0] + [1] * 64))
+    bits = "".join(f"0{value:012b}0" for value in (4_091, 0, 4_090, 2_047, 0))
+    picture = GREY._replace(width=40, height=8, quanta=quanta, codes=codes, body=packed(bits))
+    assert same(picture.data)
 
 
 @pytest.mark.parametrize(
@@ -185,15 +332,39 @@ def test_components_may_have_any_names() -> None:
         b"no JPEG",
         bytes(1_000),
         b"\xff" * 1_000,
+        b"\xff\xd8" + b"\xff" * 1_000,
         jpeg(noise(64, 48, 3, 2), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-        rgb(),
-        renamed(without(PLAIN, 0xE0), b"RGB"),
-        renamed(PLAIN, b"\1\1\1"),
-        PLAIN[:2] + PLAIN[20:].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
         PLAIN.replace(b"\xff\xc0", b"\xff\xc9"),
-        PLAIN.replace(b"\x03\x01\x22", b"\x03\x01\x44"),
-        PLAIN.replace(b"\x03\x01\x22", b"\x03\x01\x11").replace(b"\x02\x11", b"\x02\x22"),
-        PLAIN + bytes(MOST_BYTES),
+        Built().data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        Built().data.replace(segment(0xC0, Built().frame), segment(0xC0, Built().frame + b"\0")),
+        Built(before=adobe(0)).data,
+        Built(before=adobe(0) + adobe(1, b"Other")).data,
+        Built(names=b"RGB").data,
+        Built(names=b"\1\1\1").data,
+        Built(scan_names=b"\1\3\2").data,
+        Built(factors=((0, 1), (1, 1), (1, 1))).data,
+        Built(factors=((5, 1), (1, 1), (1, 1))).data,
+        Built(behind=segment(0xC0, Built().frame)).data,
+        Built(quanta=b"").data,
+        Built(quantisers=b"\0\1\1").data,
+        Built(quantisers=b"\4\0\0").data,
+        Built(quanta=segment(0xDB, bytes([4] + [3] * 64))).data,
+        Built(quanta=segment(0xDB, bytes([0] + [3] * 63))).data,
+        Built(codes=b"").data,
+        Built(codes=SLOT_4 + Built().codes).data,
+        Built(slots=b"\x40\0\0").data,
+        Built(slots=b"\4\0\0").data,
+        Built(slots=b"\1\0\0").data,
+        EVEN._replace(codes=EVEN.codes + FULL_MEANS).data,
+        EVEN._replace(codes=EVEN.codes + FULL_TEXTURES).data,
+        EVEN._replace(codes=EVEN.codes + CROWDED).data,
+        EVEN._replace(codes=EVEN.codes + LARGE).data,
+        EVEN._replace(codes=EVEN.codes + COUNTED).data,
+        Built(restarts=1, first_restart=1).data,
+        Built(behind=segment(0xDD, b"\0\0\0")).data,
+        COLOURS_RISE.data,
+        GREY._replace(width=65_528, height=8 * 129, body=bytes(8_191 * 129 // 2)).data,
+        PLAIN + bytes(MOST_BYTES + 1 - len(PLAIN)),
     ],
     ids=[
         "nothing",
@@ -202,15 +373,39 @@ def test_components_may_have_any_names() -> None:
         "start and end",
         "text",
         "zeros",
+        "ones",
         "fill bytes",
         "progressive",
+        "arithmetic",
+        "12 bits",
+        "a frame of another length",
         "RGB by Adobe",
+        "RGB by Adobe before another's APP14",
         "RGB by name",
         "names twice",
-        "12 bits",
-        "arithmetic",
-        "too many blocks",
-        "colour finer than brightness",
+        "a scan in another order",
+        "a factor of 0",
+        "a factor of 5",
+        "two frames",
+        "no quanta",
+        "no quanta of the colours",
+        "quanta 5 of 4, used",
+        "quanta 5 of 4, told",
+        "quanta cut short",
+        "no codes",
+        "codes 5 of 4, told",
+        "codes 5 of 4, used for means",
+        "codes 5 of 4, used for texture",
+        "codes that are not there",
+        "a word of ones for means",
+        "a word of ones for texture",
+        "more words than there are",
+        "a difference of 16 bits",
+        "more words counted than told",
+        "restarts out of order",
+        "an interval of three bytes",
+        "a level beyond 16 bits",
+        "more than a million blocks",
         "too large",
     ],
 )
@@ -218,25 +413,53 @@ def test_left_to_libjpeg(data: bytes) -> None:
     assert block_means(data) is None
 
 
+def test_as_many_blocks_and_bytes_as_there_is_room_for() -> None:
+    means = block_means(GREY._replace(width=65_528, height=8 * 128, body=bytes(8_191 * 64)).data)
+    assert means is not None
+    assert means.shape == (128, 8_191)
+    assert (means == 128).all()
+    assert same(PLAIN + bytes(MOST_BYTES - len(PLAIN)))
+
+
+def test_codes_change_from_picture_to_picture() -> None:
+    for data in (PLAIN, OWN_CODES, PLAIN, PLAIN, OWN_CODES, Built().data):
+        assert same(data)
+
+
+def test_nothing_is_taken_from_the_picture_before() -> None:
+    empty = segment(0xC4, code(0, [], [])) + segment(0xC4, code(16, [], []))
+    for wrong in (FULL_MEANS, FULL_TEXTURES, CROWDED, LARGE, empty):
+        assert same(EVEN.data)
+        for _ in range(2):
+            assert block_means(EVEN._replace(codes=EVEN.codes + wrong).data) is None
+        assert block_means(EVEN._replace(codes=empty).data) is None
+    assert same(EVEN.data)
+    assert block_means(EVEN._replace(codes=b"").data) is None
+    assert block_means(EVEN._replace(quanta=b"").data) is None
+
+
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_picture_cut_off_is_none(restarts: int) -> None:
     data = jpeg(noise(40, 24, 3, 1), cv2.IMWRITE_JPEG_RST_INTERVAL, restarts)
-    for length in range(len(data) - 3):
+    for length in range(len(data) - 2):
         assert block_means(data[:length]) is None
-    assert same(data)
+    whole = block_means(data)
+    assert whole is not None
+    for length in (len(data) - 2, len(data) - 1):
+        means = block_means(data[:length])
+        assert means is not None
+        assert (means == whole).all()
 
 
 def test_a_claim_of_more_than_there_is() -> None:
-    at = PLAIN.index(b"\xff\xc0")
-    for height, width in ((48, 65_535), (65_535, 64), (65_535, 65_535), (49, 64)):
-        claimed = PLAIN[: at + 5] + struct.pack(">HH", height, width) + PLAIN[at + 9 :]
-        assert block_means(claimed) is None
+    for height, width in ((29, 65_535), (65_535, 41), (65_535, 65_535), (49, 41)):
+        assert block_means(Built(body=Built().data[-40:], width=width, height=height).data) is None
 
 
 def test_a_level_no_picture_has() -> None:
-    at = PLAIN.index(b"\xff\xdb")
-    wild = PLAIN[: at + 5] + b"\xff" + PLAIN[at + 6 :]
-    assert block_means(wild) is None
+    wild = segment(0xDB, bytes([0] + [255] * 64))
+    assert same(Built().data)
+    assert block_means(Built(quanta=wild).data) is None
 
 
 def mutated(dice: random.Random, data: bytes) -> bytes:
@@ -266,12 +489,21 @@ def some_picture(dice: random.Random) -> bytes:
     return jpeg(image, *options)
 
 
+def seen(data: bytes) -> Image | Reason:
+    try:
+        return decode(data, read_jpeg_header(data), 1, grey=True)
+    except Rejected as fault:
+        return fault.reason
+
+
 @pytest.mark.parametrize(
     "count",
     [3_000, pytest.param(2_000_000, marks=[pytest.mark.full, pytest.mark.timeout(3_600)])],
     ids=["some", "many"],
 )
-def test_what_is_broken_is_none_or_what_libjpeg_makes_of_it(count: int) -> None:
+def test_what_is_broken_is_left_to_libjpeg_or_read_as_it_does(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dice = random.Random(count)
     answered = 0
     for _ in range(count // 10):
@@ -279,11 +511,17 @@ def test_what_is_broken_is_none_or_what_libjpeg_makes_of_it(count: int) -> None:
         for _ in range(10):
             broken = mutated(dice, data)
             means = block_means(broken)
-            if means is None:
+            if means is None or max(read_jpeg_header(broken)[:2]) < 8:
                 continue
-            expected = of_libjpeg(broken)
             answered += 1
-            assert expected is None or (means.shape == expected.shape and (means == expected).all())
+            with monkeypatch.context() as alone:
+                alone.setattr("detectors.vision.picture.block_means", lambda _data: None)
+                expected = seen(broken)
+            # It has all its blocks, but libjpeg reads ahead: some that lack their end it refuses.
+            if expected is not Reason.INCOMPLETE:
+                assert not isinstance(expected, Reason)
+                assert means.shape == expected.shape
+                assert (means == expected).all()
     assert answered > count / 20
 
 
@@ -310,7 +548,14 @@ def test_the_module_is_made_of_its_source() -> None:
     assert CODE.read_bytes().endswith(build.SECTION + build.source_hash())
 
 
-def test_compiling_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("ziglang", reason="the compiler of means.c: `make means`")
-    monkeypatch.setenv("ZIG_LOCAL_CACHE_DIR", str(tmp_path))
-    assert build.compiled() == CODE.read_bytes()
+def test_without_a_sandbox_libjpeg_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise WasmtimeError("no memory for it")
+
+    monkeypatch.setattr(sandbox, "_Sandbox", refused)
+    sandbox._sandbox.cache_clear()
+    try:
+        assert block_means(PLAIN) is None
+        assert isinstance(seen(PLAIN), np.ndarray)
+    finally:
+        sandbox._sandbox.cache_clear()
