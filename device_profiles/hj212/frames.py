@@ -37,6 +37,10 @@ _TOLERANCE_OF = {
     Checksum.SWAPPED: Tolerance.CRC_SWAPPED,
     Checksum.MODBUS_SWAPPED: Tolerance.CRC_MODBUS_SWAPPED,
 }
+_TURNED = {
+    Checksum.HJ212: Checksum.SWAPPED,
+    Checksum.MODBUS: Checksum.MODBUS_SWAPPED,
+}
 _ANSWER_WANTED = 1
 _SPLIT = 2
 _VERSION_SHIFT = 2
@@ -93,6 +97,12 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     def answer_wanted(self) -> bool:
         """Bit 0 of Flag."""
         return bool(self.flag & _ANSWER_WANTED)
+
+    @property
+    def turned(self) -> Checksum | None:
+        """What its checksum may be as well: one with two equal bytes is the same turned round."""
+        one, other = self.raw[-CRC_BYTES:-2], self.raw[-2:]
+        return _TURNED.get(self.checksum) if one.upper() == other.upper() else None
 
     @property
     def version(self) -> int:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from device_profiles.hj212.crc import Checksum
+from device_profiles.hj212.frames import Frame
 from device_profiles.sites import Device, SiteFile
 from device_profiles.vocabulary import Kind
 from ingest.errors import DatabaseUnavailable
@@ -57,6 +59,20 @@ def factors(pm10: float, pm2_5: float = 20.0, noise: float = 60.0) -> list[dict[
         {"a34004-Rtd": f"{pm2_5}", "a34004-Flag": "N"},
         {"LA-Rtd": f"{noise}", "LA-Flag": "N"},
     ]
+
+
+def sent_by(device: Monitor, *, either_way: bool) -> bytes:
+    """A frame whose checksum is, or is not, the same when its two bytes are turned round."""
+    for place in range(10_000):
+        (frame,) = device.data(full_second(), factors(50.0 + place / 100))
+        if (frame[-6:-4] == frame[-4:-2]) == either_way:
+            return frame
+    raise AssertionError("one in 256 should be")
+
+
+def carries(frame: Frame, kind: Checksum) -> bool:
+    """Whether a checksum is of that kind: some are of two."""
+    return kind in (frame.checksum, frame.turned)
 
 
 def full_second() -> datetime:

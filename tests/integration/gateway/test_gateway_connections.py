@@ -27,11 +27,13 @@ from tests.integration.gateway.stage import (
     PW,
     TOPIC,
     Hand,
+    carries,
     factors,
     full_second,
     gateway_on,
     monitor,
     qns,
+    sent_by,
     until,
 )
 from tests.unit.hj212.hj212_wire import MINUTE, USUAL, wire
@@ -123,10 +125,13 @@ async def test_an_answer_has_the_devices_own_checksum_and_version(kind: Checksum
         gateway_on(hand, stations=stations) as gateway,
         monitor(gateway.port, checksum=kind, version=0) as device,
     ):
-        (frame,) = usual(1, device)
-        assert await device.say(frame)
-    (answer,) = device.heard
-    assert (answer.checksum, answer.version) == (kind, 0)
+        # One in 256 is the same turned round: what the device's own is was seen before.
+        for either_way in (False, True, True, False):
+            assert await device.say(sent_by(device, either_way=either_way))
+    assert len(device.heard) == 4
+    for answer in device.heard:
+        assert carries(answer, kind)
+        assert answer.version == 0
 
 
 async def test_a_tolerance_that_is_not_the_devices_puts_its_frames_aside_unanswered() -> None:

@@ -143,6 +143,22 @@ def test_another_checksum_needs_its_name(kind: Checksum, crc: int, tolerance: To
     assert (frame.checksum, frame.tolerated) == (kind, (tolerance,))
 
 
+@pytest.mark.parametrize("modbus", [False, True])
+def test_a_checksum_of_two_equal_bytes_may_be_either_way_round(modbus: bool) -> None:
+    plain = plain_modbus if modbus else plain_crc
+    turned = 0
+    for number in range(2_000):
+        text = USUAL.replace("63.8,", f"{number / 10},")
+        crc = plain(text.encode())
+        frame = one_frame(wire(text, crc=f"{crc:04X}"), Tolerance.CRC_MODBUS)
+        if crc >> 8 == crc & 0xFF:
+            turned += 1
+            assert frame.turned is (Checksum.MODBUS_SWAPPED if modbus else Checksum.SWAPPED)
+        else:
+            assert frame.turned is None
+    assert turned
+
+
 @pytest.mark.parametrize("length", ["0100", "9999", "0000", "145", "00145", "", " 145"])
 def test_a_wrong_length_needs_its_name(length: str) -> None:
     assert len(DATA) != 100
