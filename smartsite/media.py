@@ -169,7 +169,7 @@ def length_of(stream: BinaryIO) -> int:
 
 
 def frames_end(stream: BinaryIO, container: str) -> int | None:
-    """Where the part of a video that holds its frames ends, by its own words.
+    """Where a video ends, or at least the part of it that holds its frames, by its own words.
 
     Frames cannot tell whether a file was cut: of sound ones fewer come than they claim where some
     were dropped, an edit hides them, or the sound goes on for longer.

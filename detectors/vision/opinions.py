@@ -50,7 +50,7 @@ pictures to check, one in 45 lies below it and above one half."""
 
 LATELY = 3
 """So many of the last answers have to be clear together. The logits of answers about one undecided
-head have a standard deviation of some 0.85; of three together, half that."""
+head have a standard deviation of some 0.85; of three together, 0.5."""
 
 _SUREST = 0.99
 

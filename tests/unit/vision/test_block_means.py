@@ -4,6 +4,8 @@ import random
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +17,7 @@ from wasmtime import WasmtimeError
 
 from detectors.vision import means as sandbox
 from detectors.vision.means import CODE, MOST_BYTES, block_means, build
-from detectors.vision.motion import grey_of
+from detectors.vision.motion import MotionGate, grey_of
 from detectors.vision.picture import Image, decode
 from device_profiles.errors import Reason, Rejected
 from device_profiles.jpeg import read_jpeg_header
@@ -104,11 +106,20 @@ def test_more_than_eight_restarts() -> None:
     assert same(jpeg(noise(160, 96, 3, 4), cv2.IMWRITE_JPEG_RST_INTERVAL, 3))
 
 
-def test_it_is_what_the_gate_sees() -> None:
+def test_it_is_what_gate_and_fitness_see(monkeypatch: pytest.MonkeyPatch) -> None:
     data = jpeg(noise(1280, 720, 3, 16))
-    means = block_means(data)
-    assert means is not None
-    assert (grey_of(data) == means).all()
+    header = read_jpeg_header(data)
+    mark = np.full((90, 160), 7, np.uint8)
+    monkeypatch.setattr("detectors.vision.picture.block_means", lambda _data: mark)
+    gate = MotionGate()
+    assert gate.still(data, datetime(2026, 1, 1, tzinfo=UTC)) is None
+    assert gate.grey is not None
+    assert (gate.grey == 7).all()
+    assert (grey_of(data) == 7).all()
+    # And nothing else is: in colours, larger, or turned.
+    assert decode(data, header, 160).shape == (90, 160, 3)
+    assert decode(data, header, 320, grey=True).shape == (180, 320)
+    assert (decode(data, header, 160, grey=True, upright=True) != 7).any()
 
 
 PLAIN = jpeg(noise(64, 48, 3, 2))
@@ -548,14 +559,34 @@ def test_the_module_is_made_of_its_source() -> None:
     assert CODE.read_bytes().endswith(build.SECTION + build.source_hash())
 
 
-def test_without_a_sandbox_libjpeg_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused() -> None:
-        raise WasmtimeError("no memory for it")
+def test_without_a_sandbox_libjpeg_is_asked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise WasmtimeError("Cannot allocate memory")
 
     monkeypatch.setattr(sandbox, "_Sandbox", refused)
     sandbox._sandbox.cache_clear()
     try:
-        assert block_means(PLAIN) is None
-        assert isinstance(seen(PLAIN), np.ndarray)
+        for _ in range(2):
+            assert block_means(PLAIN) is None
+            assert isinstance(seen(PLAIN), np.ndarray)
+    finally:
+        sandbox._sandbox.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "still scenes cost twice as much: no sandbox to read them in (Cannot allocate memory)"
+    ]
+
+
+def test_a_broken_module_is_no_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "means.wasm"
+    broken.write_bytes(CODE.read_bytes()[:-1_000])
+    monkeypatch.setattr(sandbox, "CODE", broken)
+    sandbox._sandbox.cache_clear()
+    try:
+        with pytest.raises(WasmtimeError):
+            block_means(PLAIN)
     finally:
         sandbox._sandbox.cache_clear()
