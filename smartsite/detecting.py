@@ -43,37 +43,9 @@ PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp"}
 VIDEOS = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts"}
 )
-OTHERS = frozenset(
-    [
-        ".avif",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".j2k",
-        ".jp2",
-        ".jxl",
-        ".tif",
-        ".tiff",
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".nef",
-        ".264",
-        ".265",
-        ".h264",
-        ".h265",
-        ".asf",
-        ".dav",
-        ".flv",
-        ".m2ts",
-        ".mts",
-        ".mxf",
-        ".ogv",
-        ".rmvb",
-        ".wmv",
-    ]
-)
+OTHERS = frozenset({".avif", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".tif", ".tiff"})
+OTHERS |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".264", ".265", ".h264", ".h265", ".asf"}
+OTHERS |= {".dav", ".flv", ".m2ts", ".mts", ".mxf", ".ogv", ".rmvb", ".wmv"}
 """What is taken from a folder, by the ends of names, the others to say that they cannot be read; a
 file named by itself may have any name."""
 
