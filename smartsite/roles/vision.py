@@ -44,13 +44,15 @@ POLL_S = 0.25
 LEASE = timedelta(seconds=30)
 AT_MOST = 32
 """Frames looked at in one round, the oldest of every camera first: what it saw is stored soon, and
-a stop waits for no more than this. How many may wait is another matter, see `_Watch`."""
+a stop waits for no more than this. No more than may wait, which is another matter: see `_Watch`."""
 EVENTS_AT_MOST = 16
-"""And so many pictures of AI boxes' events beside them."""
+"""And so many pictures of AI boxes' events beside them, no more than may wait either."""
 PACE_S = 0.01
 """What a frame takes, until it is known: one run of the shipped model."""
 PACE_OF_FRAMES = 64
-"""The pace is that of about so many frames: neither one in tiles nor a hiccup decides alone."""
+"""The pace is that of about so many frames: one in tiles does not decide alone."""
+SLOWER_AT_MOST = 4
+"""So many times the pace, or `PACE_S`, is the most that one round says: a stall is no pace."""
 ATTEMPTS = 3
 """A picture that was taken so often without coming to an end is skipped: it ends the process. After
 the first time it is taken by itself."""
@@ -195,9 +197,10 @@ async def run(settings: Settings, whereabouts: Whereabouts, stop: asyncio.Event)
 class _Watch:
     """The queue, looked at round after round.
 
-    As many frames may wait as can be looked at within half of `keep_up_s` at the pace of late: what
-    a short stall left is worked off whole, while of what comes too fast the newest of each camera
-    are kept, the others skipped and counted, and no look comes later than the other half allows.
+    As many frames may wait as can be looked at within half of `keep_up_s` at the pace of late, and
+    no round takes more, nor more pictures of events beside them: what a short stall left is worked
+    off whole, while of what comes too fast the newest of each camera are kept, one in any case, the
+    others skipped and counted. So is what nobody took within `keep_up_s`.
 
     Attributes:
         worker: Who writes.
@@ -242,14 +245,16 @@ class _Watch:
         return True
 
     async def _look(self, connection: psycopg.AsyncConnection[Any]) -> bool:
-        now = datetime.now(UTC)
+        now, began = datetime.now(UTC), monotonic()
+        may_wait = max(1, int(self._keep_up.total_seconds() / 2 / self._pace_s))
+        at_most, events_at_most = min(AT_MOST, may_wait), min(EVENTS_AT_MOST, may_wait)
         terms = {
             "now": now,
             "until": now + LEASE,
             "too_old": now - self._keep_up,
             "events_too_old": now - self._keep_events,
             "attempts_at_most": ATTEMPTS,
-            "may_wait": max(AT_MOST, int(self._keep_up.total_seconds() / 2 / self._pace_s)),
+            "may_wait": may_wait,
             "worker_id": self.worker.id,
         }
         with declared():
@@ -267,10 +272,10 @@ class _Watch:
                     frame.site_id,
                     frame.device,
                 )
-            kinds = () if frames else ((False, AT_MOST), (True, EVENTS_AT_MOST))
-            for event, at_most in kinds:
+            kinds = () if frames else ((False, at_most), (True, events_at_most))
+            for event, number in kinds:
                 await cursor.execute(
-                    SQL["lease_frames"], terms | {"event": event, "at_most": at_most}
+                    SQL["lease_frames"], terms | {"event": event, "at_most": number}
                 )
                 frames += [Leased(*row) for row in await cursor.fetchall()]
             if not frames:
@@ -280,14 +285,18 @@ class _Watch:
                 await cursor.execute(SQL["scenes"], {"device_ids": strangers})
                 self._eyes.recall([Scene(*row) for row in await cursor.fetchall()])
         frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
-        began = monotonic()
+        opened = monotonic()
         seen = await asyncio.to_thread(self._eyes.look, frames)
-        spent_s = (monotonic() - began) / len(frames)
-        self._pace_s += (spent_s - self._pace_s) * len(frames) / PACE_OF_FRAMES
+        looked_s = monotonic() - opened
         left = self._skipped.copy()
         hashes = self._eyes.model.sha256, self._eyes.second_look_sha256
         await _store(self.worker, *hashes, with_skipped(seen, left))
         self._skipped = left  # only now: what could not be stored comes back
+        # The database's share is one of the round: it counts as that of a full one, not all of it
+        # for the single frame of a quiet hour.
+        spent_s = looked_s / len(frames) + (monotonic() - began - looked_s) / at_most
+        spent_s = min(spent_s, SLOWER_AT_MOST * max(self._pace_s, PACE_S))
+        self._pace_s += (spent_s - self._pace_s) * len(frames) / PACE_OF_FRAMES
         await self._keep_scenes(connection, now)
         return True
 

@@ -111,8 +111,9 @@ WHERE leased_until IS NOT NULL;
 -- name: skip_overtaken
 -- Frames received too long ago to help, and those overtaken: of more than can be looked at in time
 -- the newest of each camera stay, as many of one as of another, and one of each in any case. A
--- picture of an event is overtaken by none: it only grows too old. What was taken in time does not
--- grow too old while it is tried again; but what ended the process each time is not taken again.
+-- picture of an event is overtaken by none: it only grows too old. What was taken in time neither
+-- grows too old nor is overtaken while it is tried again; but what ended the process each time is
+-- not taken again.
 WITH waiting AS (
     SELECT device_id, observed_at, event, attempts,
            attempts = 0 AND received_at < CASE WHEN event THEN %(events_too_old)s::timestamptz
@@ -132,7 +133,8 @@ hopeless AS (
            CASE WHEN attempts >= %(attempts_at_most)s THEN 'crashed'
                 WHEN late AND event THEN 'event_too_old'
                 WHEN late THEN 'too_old'
-                WHEN NOT event AND place > 1 AND place_of_all > %(may_wait)s THEN 'overload'
+                WHEN attempts = 0 AND NOT event AND place > 1 AND place_of_all > %(may_wait)s
+                    THEN 'overload'
            END AS reason
     FROM placed
 ),

@@ -224,20 +224,42 @@ async def test_what_a_short_stall_left_is_looked_at_whole(
 
 
 class Slow:
-    """Who needs so long for a frame, by a clock that only the looking moves."""
+    """Who needs so long for a frame and for storing a round, by a clock that only these move.
 
-    def __init__(self, room: Darkroom, monkeypatch: pytest.MonkeyPatch, frame_s: float) -> None:
+    Attributes:
+        rounds: How many pictures each took.
+        stall_s: For how long the next look stops.
+    """
+
+    def __init__(
+        self,
+        room: Darkroom,
+        monkeypatch: pytest.MonkeyPatch,
+        frame_s: float,
+        store_s: float = 0.0,
+        pace_s: float = vision.PACE_S * 60,  # as `keep_up_s` is sixty times the usual
+    ) -> None:
         eyes = Eyes(Model(None), FrameStore(room.settings.frame_dir), 0.3)
         header = read_jpeg_header(PICTURES[0])
-        self.watch = vision._Watch(Worker(room.url, "vision"), eyes, room.settings)
-        self.now_s, self.frame_s = 0.0, frame_s
+        store = vision._store
+        self.rounds: list[int] = []
+        self.now_s = self.stall_s = 0.0
 
         def look(frames: Sequence[Leased]) -> list[tuple[Leased, Look | str]]:
-            self.now_s += self.frame_s * len(frames)
+            self.rounds.append(len(frames))
+            self.now_s += frame_s * len(frames) + self.stall_s
+            self.stall_s = 0.0
             return [(frame, Look(frame, header, (), still=True)) for frame in frames]
 
+        async def slow_store(*given: Any) -> None:
+            self.now_s += store_s
+            await store(*given)
+
+        monkeypatch.setattr(vision, "PACE_S", pace_s)
         monkeypatch.setattr(eyes, "look", look)
+        monkeypatch.setattr(vision, "_store", slow_store)
         monkeypatch.setattr(vision, "monotonic", lambda: self.now_s)
+        self.watch = vision._Watch(Worker(room.url, "vision"), eyes, room.settings)
 
     async def work_off(self) -> None:
         while await self.watch.look():
@@ -249,9 +271,11 @@ async def test_of_more_than_it_can_look_at_in_time_the_newest_of_each_camera_are
 ) -> None:
     names = cameras(database_url, 3)
     room = Darkroom(database_url, tmp_path)
-    slow = Slow(room, monkeypatch, frame_s=room.settings.vision.keep_up_s / 2 / 50)
-    for _ in range(8):  # until it knows that it is good for fifty
-        await room.hang(PICTURES, names[0])
+    frame_s = room.settings.vision.keep_up_s / 2 / 50  # half of it, in full rounds, to store it
+    slow = Slow(room, monkeypatch, frame_s / 2, store_s=frame_s / 2 * vision.AT_MOST)
+    # Until it knows that it is good for fifty, which it still is after rounds of one.
+    for pictures in [PICTURES] * 12 + [PICTURES[:1]] * 5:
+        await room.hang(pictures, names[0])
         await slow.work_off()
     assert room.skipped() == {}
     do(room.url, "DELETE FROM detections")
@@ -284,10 +308,46 @@ async def test_of_more_than_it_can_look_at_in_time_the_newest_of_each_camera_are
     assert {row["reason"] for row in rows} == {"overload"}
 
 
+async def test_after_a_stall_what_came_meanwhile_is_looked_at_whole(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = cameras(database_url, 4)
+    room = Darkroom(database_url, tmp_path)
+    slow = Slow(room, monkeypatch, frame_s=vision.PACE_S * 60)
+    slow.stall_s = room.settings.vision.keep_up_s / 2
+    await room.hang(PICTURES, names[0])
+    assert await slow.watch.look()
+    for name in names:
+        await room.hang(PICTURES[:25], name, every_s=0.1)
+    await slow.work_off()
+    await slow.watch.worker.close()
+    assert len(room.looks()) == len(PICTURES) + 4 * 25
+    assert room.skipped() == {}
+
+
+async def test_where_few_may_wait_no_round_takes_more(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = cameras(database_url, 7)
+    room = Darkroom(database_url, tmp_path)
+    frame_s = room.settings.vision.keep_up_s / 2 / 5
+    slow = Slow(room, monkeypatch, frame_s, pace_s=frame_s)
+    await room.hang(PICTURES[:6], names[0])
+    do(room.url, "UPDATE frame_queue SET event = true")
+    for name in names:
+        await room.hang(PICTURES[:2], name, every_s=0.1)
+    await slow.work_off()
+    await slow.watch.worker.close()
+    # One frame of each camera and all pictures of events, five of each kind in a round.
+    assert slow.rounds == [5 + 5, 2 + 1]
+    assert room.skipped() == {"overload": 7}
+
+
 async def test_pictures_of_events_are_looked_at_however_many_frames_came_since(
     room: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vision, "PACE_S", 3600.0)  # so slow that only one round's may wait
+    slow_s = room.settings.vision.keep_up_s / 2 / vision.AT_MOST
+    monkeypatch.setattr(vision, "PACE_S", slow_s)  # so slow that only one round's may wait
     await room.hang(PICTURES * 2, every_s=0.1)
     oldest = "SELECT observed_at FROM frame_queue ORDER BY 1 LIMIT 20"
     times = [row["observed_at"] for row in ask(room.url, oldest)]

@@ -359,6 +359,20 @@ async def test_of_more_than_may_wait_the_newest_of_each_camera_stay(easel: Easel
     assert [tuple(row.values()) for row in counted] == [(busy, 8), *((one, 1) for one in slow)]
 
 
+async def test_what_was_taken_before_is_not_overtaken_while_it_is_tried_again(
+    easel: Easel,
+) -> None:
+    north = queue(easel, "north", 1, 2, 3, 4, 5)
+    lease(easel, now=6, at_most=2)
+    easel.do("release_leases", living=None)
+    terms = {"now": at(10), "may_wait": 2, "too_old": at(0)}
+    terms |= {"events_too_old": at(0), "attempts_at_most": 3}
+    assert easel.run("skip_overtaken", **terms) == [(north, "overload", 1, 1)]
+    assert attempts(easel) == [1, 1, 0, 0]
+    left = ask(easel.url, "SELECT observed_at FROM frame_queue ORDER BY 1")
+    assert [row["observed_at"] for row in left] == [at(t) for t in (1, 2, 4, 5)]
+
+
 async def test_what_is_too_old_takes_nobodys_place(easel: Easel) -> None:
     (north, south) = (queue(easel, "north", *range(-9, 0)), queue(easel, "south", 1, 2, 3))
     terms = {"now": at(10), "may_wait": 3, "too_old": at(0)}
