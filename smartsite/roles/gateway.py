@@ -21,7 +21,8 @@ from device_profiles.topics import Address
 from device_profiles.vocabulary import Channel
 from ingest.errors import DatabaseUnavailable
 from ingest.flushing import Flushing
-from ingest.gateway import Asks, Gateway, Limits, NotConnected, Station
+from ingest.gateway import Asks, Gateway, NotConnected, Station
+from ingest.link import Limits
 from ingest.profiles import Readers
 from ingest.registry import RegisteredDevice, Routes, load_routes
 from ingest.store.commands import SQL, Ending, Wish, claim_commands, end_command, end_orphans

@@ -17,7 +17,8 @@ from device_profiles.sites import Device, SiteFile
 from device_profiles.vocabulary import Kind
 from ingest.errors import DatabaseUnavailable
 from ingest.flushing import Flushing
-from ingest.gateway import Asks, Gateway, Limits, Station
+from ingest.gateway import Asks, Gateway, Station
+from ingest.link import Limits
 from ingest.pipeline import Arrivals
 from simulators.hj212 import Monitor
 from smartsite.roles import gateway as role

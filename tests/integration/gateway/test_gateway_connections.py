@@ -16,7 +16,8 @@ from device_profiles.hj212.crc import Checksum
 from device_profiles.hj212.frames import Frame, Tolerance
 from device_profiles.hj212.reader import read_frames
 from device_profiles.hj212.topics import refused_topic, stranger_topic
-from ingest.gateway import Asks, Limits, NotConnected, Station
+from ingest.gateway import Asks, NotConnected, Station
+from ingest.link import SAMPLE_BYTES, Limits
 from simulators.hj212 import Monitor
 from tests.integration.gateway.stage import (
     HOST,
@@ -321,7 +322,7 @@ async def test_garbage_closes_the_connection_and_its_beginning_is_kept() -> None
     ((topic, payload),) = hand.messages
     assert topic.startswith(b"hj212/unread/127.0.0.1/")
     assert garbage.startswith(payload)
-    assert len(payload) == ingest.gateway.SAMPLE_BYTES
+    assert len(payload) == SAMPLE_BYTES
     assert counted("connections_ended_total", why="faults") == faults + 1
 
 
