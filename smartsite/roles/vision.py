@@ -247,7 +247,25 @@ class _Watch:
     async def _look(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         now, began = datetime.now(UTC), monotonic()
         may_wait = max(1, int(self._keep_up.total_seconds() / 2 / self._pace_s))
-        at_most, events_at_most = min(AT_MOST, may_wait), min(EVENTS_AT_MOST, may_wait)
+        with declared():
+            frames = await self._lease(connection.cursor(), now, may_wait)
+        if not frames:
+            return False
+        opened = monotonic()
+        seen = await asyncio.to_thread(self._eyes.look, frames)
+        looked_s = monotonic() - opened
+        left = self._skipped.copy()
+        hashes = self._eyes.model.sha256, self._eyes.second_look_sha256
+        await _store(self.worker, *hashes, with_skipped(seen, left))
+        self._skipped = left  # only now: what could not be stored comes back
+        self._keep_pace(len(frames), looked_s, monotonic() - began - looked_s)
+        await self._keep_scenes(connection, now)
+        return True
+
+    async def _lease(
+        self, cursor: psycopg.AsyncCursor[Any], now: datetime, may_wait: int
+    ) -> list[Leased]:
+        """Skip what is overtaken, take the next round in the order of its times, and know it."""
         terms = {
             "now": now,
             "until": now + LEASE,
@@ -257,48 +275,42 @@ class _Watch:
             "may_wait": may_wait,
             "worker_id": self.worker.id,
         }
-        with declared():
-            cursor = connection.cursor()
-            await cursor.execute(SQL["skip_overtaken"], terms)
-            for device_id, reason, count, of_stream in await cursor.fetchall():
-                SKIPPED.labels(reason).inc(count)
-                self._skipped[device_id] += of_stream
-            await cursor.execute(SQL["lease_suspect"], terms)
-            frames = [Leased(*row) for row in await cursor.fetchall()]
-            for frame in frames:
-                log.warning(
-                    "the role ended while it looked at frame %s of %s/%s; trying it by itself",
-                    frame.sha256.hex(),
-                    frame.site_id,
-                    frame.device,
-                )
-            kinds = () if frames else ((False, at_most), (True, events_at_most))
-            for event, number in kinds:
-                await cursor.execute(
-                    SQL["lease_frames"], terms | {"event": event, "at_most": number}
-                )
-                frames += [Leased(*row) for row in await cursor.fetchall()]
-            if not frames:
-                return False
-            strangers = self._eyes.strangers(frames)
-            if strangers:
-                await cursor.execute(SQL["scenes"], {"device_ids": strangers})
-                self._eyes.recall([Scene(*row) for row in await cursor.fetchall()])
-        frames.sort(key=lambda frame: (frame.observed_at, frame.device_id))
-        opened = monotonic()
-        seen = await asyncio.to_thread(self._eyes.look, frames)
-        looked_s = monotonic() - opened
-        left = self._skipped.copy()
-        hashes = self._eyes.model.sha256, self._eyes.second_look_sha256
-        await _store(self.worker, *hashes, with_skipped(seen, left))
-        self._skipped = left  # only now: what could not be stored comes back
-        # The database's share is one of the round: it counts as that of a full one, not all of it
-        # for the single frame of a quiet hour.
-        spent_s = looked_s / len(frames) + (monotonic() - began - looked_s) / at_most
+        await cursor.execute(SQL["skip_overtaken"], terms)
+        for device_id, reason, count, of_stream in await cursor.fetchall():
+            SKIPPED.labels(reason).inc(count)
+            self._skipped[device_id] += of_stream
+        await cursor.execute(SQL["lease_suspect"], terms)
+        frames = [Leased(*row) for row in await cursor.fetchall()]
+        for frame in frames:
+            log.warning(
+                "the role ended while it looked at frame %s of %s/%s; trying it by itself",
+                frame.sha256.hex(),
+                frame.site_id,
+                frame.device,
+            )
+        kinds = () if frames else ((False, AT_MOST), (True, EVENTS_AT_MOST))
+        for event, at_most in kinds:
+            kind = {"event": event, "at_most": min(at_most, may_wait)}
+            await cursor.execute(SQL["lease_frames"], terms | kind)
+            frames += [Leased(*row) for row in await cursor.fetchall()]
+        strangers = self._eyes.strangers(frames)
+        if strangers:
+            await cursor.execute(SQL["scenes"], {"device_ids": strangers})
+            self._eyes.recall([Scene(*row) for row in await cursor.fetchall()])
+        return sorted(frames, key=lambda frame: (frame.observed_at, frame.device_id))
+
+    def _keep_pace(self, frames: int, looked_s: float, else_s: float) -> None:
+        """Learn from a round what a frame takes.
+
+        Args:
+            frames: How many were looked at.
+            looked_s: How long that took.
+            else_s: How long the round took beside it, mostly in the database. It counts as that of
+                a full round, not all of it for the single frame of a quiet hour.
+        """
+        spent_s = looked_s / frames + else_s / AT_MOST
         spent_s = min(spent_s, SLOWER_AT_MOST * max(self._pace_s, PACE_S))
-        self._pace_s += (spent_s - self._pace_s) * len(frames) / PACE_OF_FRAMES
-        await self._keep_scenes(connection, now)
-        return True
+        self._pace_s += (spent_s - self._pace_s) * frames / PACE_OF_FRAMES
 
     async def _keep_scenes(self, connection: psycopg.AsyncConnection[Any], now: datetime) -> None:
         for scene in self._eyes.scenes(now):
