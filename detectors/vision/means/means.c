@@ -98,7 +98,7 @@ static void lay_means(Table *table) {
         int size = word & 15, taken = (word >> 8) + size;
         int level = 0;
         table->strides[bits] = 0;
-        if (!word || taken > WINDOW || size > 11) continue;   /* what fits beside them */
+        if (!word || taken > WINDOW || size > 11) continue;   /* 12 bits with the sign */
         if (size) level = extended(bits >> (WINDOW - taken) & ((1 << size) - 1), size);
         table->strides[bits] = (uint16_t)(level * 16 | taken);
     }
@@ -291,7 +291,7 @@ static int read_scan(Picture *picture, const uint8_t *at, int size) {
         first[i].texture = table_of(&picture->codes[TEXTURES][texture], TEXTURES, texture);
         if (!first[i].mean || !first[i].texture) return 0;
     }
-    /* As one of them may be, whatever the other says. */
+    /* RGB, by its name or by Adobe's word, is for libjpeg, which makes brightness of it. */
     return count == 1 || (first->id != 'R' && (picture->transform == -1 || picture->transform == 1));
 }
 
