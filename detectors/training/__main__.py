@@ -23,6 +23,7 @@ ATTRIBUTION = (
     "Fine-tuned from YOLOX-nano (Megvii, Apache-2.0, COCO). Pictures: see "
     "detectors/training/ATTRIBUTION.md and manifest.csv."
 )
+SECOND_LOOK = "second_look.onnx"
 START_WEIGHTS = Path("weights/yolox_nano_coco_bn_unfolded.pth")
 
 
@@ -42,7 +43,12 @@ def main() -> None:
     train.add_argument("--seed", type=int)
     train.add_argument("--check-every", type=int, default=12_000, metavar="IMAGES")
     train.add_argument("--threads", type=int, default=2)
-    train.set_defaults(do=_train)
+    train.add_argument(
+        "--second-look",
+        action="store_true",
+        help="then the classifier of heads, too, unless RUN/second_look.onnx is there",
+    )
+    train.set_defaults(do=_train, crops=None)
 
     out = commands.add_parser("export", help="checkpoint to ONNX")
     out.add_argument("checkpoint", type=Path)
@@ -99,6 +105,8 @@ def _train(arguments: argparse.Namespace) -> None:
         model = arguments.run / "model.onnx"
         export(arguments.run / "last.pt", model, manifest_hash(arguments.dataset), ATTRIBUTION)
         print(model)
+        if arguments.second_look and not (arguments.run / SECOND_LOOK).exists():
+            _second_look(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -132,7 +140,7 @@ def _second_look(arguments: argparse.Namespace) -> None:
     checked = second_look.gather(pictures, "val")
     model.calibrate(checked, recipe.kept)
     arguments.run.mkdir(parents=True, exist_ok=True)
-    target = arguments.run / "second_look.onnx"
+    target = arguments.run / SECOND_LOOK
     second_look.export(model, target, recipe, manifest_hash(arguments.dataset))
     report = second_look.check(lambda crops: second_look.shares(model, crops), checked)
     text = json.dumps(report, indent=1)
